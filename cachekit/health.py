@@ -304,7 +304,8 @@ def _of_verifications(
             "warning", "mismatches", "combined", mismatches / max(1, verified), limits.max_mismatches,
             f"answers of {name} depend on something that is not an argument: "
             f"{mismatches} of {verified} verified differ",
-            "make it an argument, invalidate a tag when it changes, or use a shorter ttl",
+            "make it an argument, invalidate a tag when it changes, or use a shorter ttl; if callers change "
+            "the results that they get, use copy=True",
         )  # fmt: skip
 
 

@@ -214,8 +214,9 @@ class IntelligentCache(Facade[Core]):
                 refuse_misfit("loader", "without arguments", loader)
                 raise
         if request.options.acts_on_hits:
-            verifies, name = load is not None or store_if is None, loader_name(loader)
-            loads.after_hit(checked_key(key), value, awaiting(loader), request, name, verifies)
+            chosen = loads.path.is_chosen(request.options, load is not None or store_if is None)
+            verified_as = loader_name(loader) if chosen else None
+            loads.after_hit(checked_key(key), value, awaiting(loader), request, verified_as)
         return value
 
     async def contains(self, key: str) -> bool:

@@ -490,11 +490,12 @@ class IntelligentCache:
         value = self.get(key, MISSING)
         if value is not MISSING:
             if options.acts_on_hits:
-                request = LoadRequest(life, labels, _ALL, stale, options, jitter)
-                verifies = load is not None or store_if is None
-                self._core.loads.after_hit(
-                    checked_key(key), value, loader, request, loader_name(loader), verifies
-                )
+                loads = self._core.loads
+                chosen = loads.path.is_chosen(options, load is not None or store_if is None)
+                if chosen or options.refresh_ahead:
+                    request = LoadRequest(life, labels, _ALL, stale, options, jitter)
+                    verified_as = loader_name(loader) if chosen else None
+                    loads.after_hit(checked_key(key), value, loader, request, verified_as)
             found: V = value
             return found
         request = LoadRequest(life, labels, _ALL, stale, options, jitter)

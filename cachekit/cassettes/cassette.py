@@ -11,6 +11,7 @@ from cachekit.cassettes.answers import AnswerCodec
 from cachekit.cassettes.player import CassettePlayer
 from cachekit.cassettes.redaction import Redact, Redaction
 from cachekit.decorator.source import playing, reset_followers, switching
+from cachekit.loading.keep_warm import pause
 from cachekit.model.display import safe_repr, typed_repr
 from cachekit.runtime.threads import run_in_thread
 from cachekit.serialization.signing import Secret, secrets_from_environment
@@ -135,6 +136,7 @@ class Cassette:
             self._player = player
             _stack.append(player)
             playing.player = player
+            pause.is_on = True
             reset_followers()
 
     def _end(self) -> CassettePlayer | None:
@@ -143,6 +145,7 @@ class Cassette:
             with switching:
                 _stack.remove(player)  # blocks of several threads may end in any order
                 playing.player = _stack[-1] if _stack else None
+                pause.is_on = bool(_stack)
                 reset_followers()
         return player
 

@@ -300,9 +300,11 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = cache.loads.load(key, loader, self._request(cache, args, kwargs))
-        elif self._options(cache).acts_on_hits:
-            request = self._request(cache, args, kwargs)
-            cache.loads.after_hit(key, value, loader, request, *self._verification(fast_path))
+        elif (options := self._options(cache)).acts_on_hits:
+            verified_as = self._verified_as(cache, fast_path)
+            if verified_as is not None or options.refresh_ahead:
+                request = self._request(cache, args, kwargs)
+                cache.loads.after_hit(key, value, loader, request, verified_as)
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
 
@@ -331,9 +333,11 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache.awaited.load(key, loader, self._request(cache, args, kwargs))
-        elif self._options(cache).acts_on_hits:
-            request = self._request(cache, args, kwargs)
-            cache.awaited.after_hit(key, value, loader, request, *self._verification(fast_path))
+        elif (options := self._options(cache)).acts_on_hits:
+            verified_as = self._verified_as(cache, fast_path)
+            if verified_as is not None or options.refresh_ahead:
+                request = self._request(cache, args, kwargs)
+                cache.awaited.after_hit(key, value, loader, request, verified_as)
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
 
@@ -368,11 +372,12 @@ class CachedCall:
     def _options(self, cache: CacheCore) -> LoadOptions:
         return cache.defaults.load if self._load is None else self._load
 
-    def _verification(self, fast_path: FastPath) -> tuple[str, bool, bool]:
-        # The name under which hits are verified, whether they are, and whether this one was chosen.
+    def _verified_as(self, cache: CacheCore, fast_path: FastPath) -> str | None:
+        # The name under which this hit is to be verified; None if it is not.
         chosen, fast_path.chosen = fast_path.chosen, False
-        name = self._identity if self._caches is None else self._subject.name()
-        return name, self._verifies, chosen
+        if not cache.loads.path.is_chosen(self._options(cache), self._verifies, chosen):
+            return None
+        return self._identity if self._caches is None else self._subject.name()
 
     @property
     def is_async(self) -> bool:

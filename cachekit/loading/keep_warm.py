@@ -32,6 +32,20 @@ _SPARE: Final = 100  # pairs that may be out of date, beyond one for each key
 _SLICE: Final = 500  # keys that are taken in one hold of the lock
 
 
+@final
+class Pause:
+    """Whether the keys of all caches wait to be kept warm."""
+
+    __slots__ = ("is_on",)
+
+    def __init__(self) -> None:
+        self.is_on = False
+
+
+#: On while a cassette answers: a replay must call no loader, also none of the background.
+pause: Final = Pause()
+
+
 class _Kept(NamedTuple):
     loader: Callable[[], Any]
     request: LoadRequest
@@ -91,6 +105,8 @@ class KeepWarm:
 
     def look(self) -> None:
         """Begin to load the keys that are due, unless the last round is still under way."""
+        if pause.is_on:
+            return
         if self._next_time() <= self._tiers.monotonic() and (self._round is None or self._round.is_over):
             self._round = BackgroundCall(self._load)
             self._round.start()
@@ -118,6 +134,10 @@ class KeepWarm:
         for key in self._take_due():
             kept = self._kept.get(key)
             if kept is None:
+                continue
+            if pause.is_on:  # since the round began
+                with self._lock:
+                    heappush(self._due, (kept.look_at, key))
                 continue
             failed = False
             try:

@@ -35,6 +35,7 @@ from cachekit.loading.flights import (
     leave_to_another,
     loading_scope,
 )
+from cachekit.loading.options import LoadOptions
 from cachekit.loading.permits import LoadPermit, PermitPool
 from cachekit.loading.refresh_ahead import RefreshSchedule
 from cachekit.loading.request import LoadRequest
@@ -315,19 +316,29 @@ class LoadPath:
                 flight.cancel()
         return flight.outcome
 
-    def chosen_for_verification(
-        self, key: str, value: Any, request: LoadRequest, name: str, verifies: bool, chosen: bool
-    ) -> Verification | None:
-        """Return the verification of a hit if chance, or the fast path before, chose it, and it is due."""
-        share = request.options.verify
-        if not (share and verifies) or not (chosen or self.random_fraction() < share):
-            return None
-        return self.verifications.begin(name, key, value, request)
+    def is_chosen(self, options: LoadOptions, verifies: bool, already: bool = False) -> bool:
+        """Return whether a hit is to be verified: chance, or the fast path before, chooses some.
+
+        Args:
+            options: Of the hit.
+            verifies: Whether the function may be verified.
+            already: Whether the fast path chose this hit.
+        """
+        return verifies and bool(options.verify) and (already or self.random_fraction() < options.verify)
 
     def verify(
-        self, verification: Verification, loader: Callable[..., Any], begin: Callable[[Path[object]], object]
+        self,
+        key: str,
+        value: Any,
+        loader: Callable[..., Any],
+        request: LoadRequest,
+        name: str,
+        begin: Callable[[Path[object]], object],
     ) -> None:
-        """Verify a hit; `begin` detaches the path, or returns None if there is no thread."""
+        """Verify a hit, if that is due; `begin` detaches the path, or returns None if there is no thread."""
+        verification = self.verifications.begin(name, key, value, request)
+        if verification is None:
+            return
         begun = None
         try:
             begun = begin(self._verify(verification, loader))
@@ -352,7 +363,7 @@ class LoadPath:
         except Exception as error:  # a load that fails says nothing about the cached value
             if is_interrupt(error):
                 raise
-            verification.function.log.add(
+            verification.function.failures.add(
                 f"a hit of {verification.name} was not verified, because its load failed: "
                 f"{shown_error(error)}"
             )

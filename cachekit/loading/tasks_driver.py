@@ -87,16 +87,13 @@ class AwaitedLoads:
         value: Any,
         loader: Callable[[], Awaitable[Any]],
         request: LoadRequest,
-        name: str,
-        verifies: bool,
-        chosen: bool = False,
+        name: str | None,
     ) -> None:
         """Begin what a hit asks for; see `Loads.after_hit`."""
         if request.options.refresh_ahead:
             self.refresh(key, loader, request)
-        verification = self.path.chosen_for_verification(key, value, request, name, verifies, chosen)
-        if verification is not None:
-            self.path.verify(verification, loader, partial(self._detach, ()))
+        if name is not None:
+            self.path.verify(key, value, loader, request, name, partial(self._detach, ()))
 
     def find(self, key: str, level: CacheLevel) -> asyncio.Future[Outcome[Any | Missing]]:
         """Return a future of what `TierStack.find` returns, read together with other reads of this turn."""

@@ -82,9 +82,7 @@ class Loads:
         value: Any,
         loader: Callable[[], Any],
         request: LoadRequest,
-        name: str,
-        verifies: bool,
-        chosen: bool = False,
+        name: str | None,
     ) -> None:
         """Begin what a hit asks for: a reload ahead of time, and a verification of the value.
 
@@ -93,15 +91,12 @@ class Loads:
             value: What was found.
             loader: Loads the key.
             request: How.
-            name: The function of the loader.
-            verifies: Whether the function may be verified.
-            chosen: Whether the hit was chosen already; otherwise chance decides.
+            name: The function of the loader, if the hit is to be verified.
         """
         if request.options.refresh_ahead:
             self.refresh(key, loader, request)
-        verification = self.path.chosen_for_verification(key, value, request, name, verifies, chosen)
-        if verification is not None:
-            self.path.verify(verification, loader, partial(self._detach, ()))
+        if name is not None:
+            self.path.verify(key, value, loader, request, name, partial(self._detach, ()))
 
     def reload_now(self, key: str, loader: Callable[[], Any], request: LoadRequest) -> None:
         """Reload a key in this thread, unless it is being loaded.

@@ -2,7 +2,7 @@
 
 A verification has a fence, as a load has. If the key or a tag was written or invalidated since the hit, or
 the entry is not in memory any more, nothing is compared. There is one at a time for each function, at most
-ten a second, and they take no more of the time than the budget.
+ten a second, and they take no more of the time than the budget. In a forked child none is running.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cachekit.model.counters import LoadCounters
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.reports import Verified
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
+from cachekit.runtime import fork
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.interrupts import is_interrupt
 
@@ -35,15 +36,17 @@ _MOST: Final = 10_000  # functions whose results are known; beyond it they begin
 class VerifiedFunction:
     """The verifications of one function: their results, and when the next one may begin."""
 
-    __slots__ = ("due", "log", "mismatches", "turn", "verified")
+    __slots__ = ("due", "failures", "log", "mismatches", "turn", "verified")
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.verified = 0
         self.mismatches = 0
         #: Empty while a verification runs. Without a lock: a signal handler may come in between.
-        self.turn: deque[None] = deque((None,))
+        self.turn: deque[None] = deque((None,), maxlen=1)
         self.due = 0.0
         self.log = RateLimitedLog(monotonic)
+        #: Apart from the differences, one of which comes before each failure to handle it.
+        self.failures = RateLimitedLog(monotonic)
 
 
 class Verification(NamedTuple):
@@ -61,12 +64,22 @@ class Verification(NamedTuple):
 class Verifications:
     """The verifications of one cache. Safe in any thread and on any event loop."""
 
-    __slots__ = ("_figures", "_functions", "_tiers")
+    __slots__ = ("__weakref__", "_figures", "_functions", "_tiers")
 
     def __init__(self, tiers: TierStack, figures: LoadCounters) -> None:
         self._tiers = tiers
         self._figures = figures
         self._functions: dict[str, VerifiedFunction] = {}
+        fork.register(self)
+
+    def before_fork(self) -> None:
+        """Do nothing: a verification begins and ends in one step."""
+
+    def after_fork(self, in_child: bool) -> None:
+        """In the child, end the verifications of threads and loops that only the parent has."""
+        if in_child:
+            for function in self._functions.values():
+                function.turn.append(None)
 
     def results(self) -> dict[str, Verified]:
         """Return how many hits of each function were verified, and how many differed."""
@@ -111,7 +124,7 @@ class Verifications:
         except Exception as error:
             if is_interrupt(error):
                 raise
-            function.log.add(
+            function.failures.add(
                 f"hits of {verification.name} cannot be verified, because a comparison raised "
                 f"{shown_error(error)}; pass same= to LoadOptions"
             )
@@ -126,17 +139,23 @@ class Verifications:
             f"a hit of {verification.name} ({shown_key(key)}) differs from a fresh load in "
             f"{', '.join(found)}: {function.mismatches} of {function.verified} verified differ"
         )
+        if options.verify_action == "replace":
+            self._handle(verification, lambda: self._replace(verification, fresh, ttl()))
+        if options.on_mismatch is not None:
+            self._handle(verification, partial(options.on_mismatch, key, verification.cached, fresh))
+
+    def _handle(self, verification: Verification, step: Callable[[], object]) -> None:
+        # Each step on its own: a fresh value that cannot be stored is still handed to `on_mismatch`.
         try:
-            if options.verify_action == "replace":
-                self._replace(verification, fresh, ttl())
-            if options.on_mismatch is not None:
-                options.on_mismatch(key, verification.cached, fresh)
+            step()
         except CacheClosedError:
             pass
         except Exception as error:
             if is_interrupt(error):
                 raise
-            function.log.add(f"a mismatch of {verification.name} could not be handled: {shown_error(error)}")
+            verification.function.failures.add(
+                f"a mismatch of {verification.name} could not be handled: {shown_error(error)}"
+            )
 
     def _replace(self, verification: Verification, fresh: Any, ttl: float | None) -> None:
         request = verification.request

@@ -16,12 +16,19 @@ _DIGITS: Final = frozenset("0123456789abcdef")
 #: Types whose values are no secret.
 _PLAIN: Final = (bool, int, float)
 _LONGEST_NUMBER: Final = 10
+_LONGEST_NAME: Final = 20
 _LONGEST_REPR: Final = 500
 
 
 def shows_keys() -> bool:
     """Return whether CACHEKIT_SHOW_KEYS=1 allows texts with keys, tags and values in them."""
     return os.environ.get("CACHEKIT_SHOW_KEYS") == "1"
+
+
+def is_plain_name(key: object) -> bool:
+    """Return whether a key of a dict looks like the name of a field or an option, and not like a token."""
+    is_word = isinstance(key, str) and key.isidentifier() and len(key) <= _LONGEST_NAME
+    return is_word and not any(map(str.isdigit, str(key)))
 
 
 def shown_key(key: str) -> str:

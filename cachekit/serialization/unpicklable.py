@@ -9,13 +9,12 @@ from itertools import islice
 from types import FunctionType
 from typing import Any, Final
 
-from cachekit.model.display import safe_repr, shows_keys
+from cachekit.model.display import is_plain_name, safe_repr, shows_keys
 from cachekit.model.types import SCALARS
 from cachekit.runtime.interrupts import is_no_fault_of_value
 
 _DEEPEST: Final = 20
 _WIDEST: Final = 10_000  # parts of a part that are looked at
-_LONGEST: Final = 20  # characters of a key of a dict that are shown
 
 
 def refusal_by_pickle(value: Any, error: Exception) -> str:
@@ -70,16 +69,11 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from (("member", item) for item in value)
     elif isinstance(value, dict):
         for at, (key, item) in enumerate(value.items()):
-            shown = shows_keys() or _is_name(key)
+            shown = shows_keys() or is_plain_name(key)
             yield f"key {at}", key
             yield f"[{safe_repr(key)}]" if shown else f"value {at}", item
     elif not isinstance(value, (FunctionType, type)):
         yield from _attributes(value)
-
-
-def _is_name(key: object) -> bool:
-    is_word = isinstance(key, str) and key.isidentifier() and len(key) <= _LONGEST
-    return is_word and not any(map(str.isdigit, str(key)))
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memcached_server import MemcachedServer
 from redis_server import wait_until
 
 from cachekit import (
@@ -15,6 +16,7 @@ from cachekit import (
     CacheStrategy,
     FileCache,
     IntelligentCache,
+    MemcachedCache,
     MemoryCache,
     Miss,
     RedisCache,
@@ -30,19 +32,23 @@ from cachekit.testing.processes import in_processes
 class Tiers:
     """A cache over some tiers, and further ones over the same lower tiers."""
 
-    def __init__(self, kind: str, directory: Path, redis_url: str) -> None:
+    def __init__(self, kind: str, directory: Path, server: str) -> None:
         self.kind = kind
+        self.server = server
         self.clock = ManualClock()
         self._directory = directory
-        self._url = redis_url
         self._made: list[IntelligentCache] = []
         self.cache = self.another()
 
     def another(self, **memory: Any) -> IntelligentCache:
         """Return a cache of its own, such as another host or process has."""
-        redis = files = None
+        redis: RedisCache | MemcachedCache | None = None
+        files, prefix = None, f"{self._directory.name}:"
         if "redis" in self.kind:
-            redis = RedisCache(url=self._url, key_prefix=f"{self._directory.name}:", clock=self.clock)
+            redis = RedisCache(url=self.server, key_prefix=prefix, clock=self.clock)
+        if "memcached" in self.kind:
+            host, _, port = self.server.partition(":")
+            redis = MemcachedCache([(host, int(port))], prefix, timeout=60, clock=self.clock)
         if "file" in self.kind:
             files = FileCache(self._directory, clock=self.clock)
         made = IntelligentCache(MemoryCache(clock=self.clock, **memory), redis, files)
@@ -65,13 +71,21 @@ class Tiers:
             made.close()
 
 
-KINDS = ["memory", "memory file", "memory redis", "memory redis file"]
+KINDS = ["memory", "memory file", "memory redis", "memory redis file", "memory memcached"]
+
+
+@pytest.fixture(scope="module")
+def memcached() -> Iterator[MemcachedServer]:
+    with MemcachedServer() as server:
+        yield server
 
 
 @pytest.fixture(params=KINDS)
 def tiers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tiers]:
-    url = request.getfixturevalue("redis_url") if "redis" in request.param else ""
-    made = Tiers(request.param, tmp_path, url)
+    server = request.getfixturevalue("redis_url") if "redis" in request.param else ""
+    if "memcached" in request.param:
+        server = "{}:{}".format(*request.getfixturevalue("memcached").address)
+    made = Tiers(request.param, tmp_path, server)
     yield made
     made.close()
 
@@ -92,7 +106,7 @@ def test_a_hit_has_no_reason(tiers: Tiers) -> None:
 @pytest.mark.parametrize("looks", [False, True])
 def test_expired(tiers: Tiers, looks: bool) -> None:
     """When its life ended, and not when that was noticed."""
-    if "redis" in tiers.kind:
+    if tiers.server:
         pytest.skip("the server has a clock of its own")
     tiers.cache.set("k", 1, ttl=10, tags={"t"})
     tiers.clock.advance(15)
@@ -106,7 +120,7 @@ def test_expired(tiers: Tiers, looks: bool) -> None:
 
 def test_expired_and_stale(tiers: Tiers) -> None:
     """What a load that fails may still return is told, as long as it may."""
-    if "redis" in tiers.kind:
+    if tiers.server:
         pytest.skip("the server has a clock of its own")
 
     def fail() -> int:

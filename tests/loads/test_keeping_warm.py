@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from forking import in_fork
 from racing import in_thread
 from redis_server import wait_until
 
-from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
+from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache, cassette
 from cachekit.loading.keep_warm import KeepWarm
 from cachekit.loading.process_lease import ProcessLeases
 from cachekit.runtime import fork
@@ -74,6 +75,23 @@ def test_what_was_fresh_is_due_by_the_life_that_it_has(warm: Warm) -> None:
     assert warm.cache.get("a") == "a1"
     warm.round(79)
     assert warm.loads == ["a"]
+
+
+@pytest.mark.parametrize("mode", ["replay", "auto"])
+def test_inside_a_cassette_it_waits(warm: Warm, tmp_path: Path, mode: Literal["replay", "auto"]) -> None:
+    """A replay calls no loader. What a round has taken as the block begins is loaded after it, too."""
+    path = tmp_path / "empty.jsonl"
+    warm.cache.warm_cache(["a"], warm.load, ttl=100, keep_warm=True)
+    with cassette(path, mode), cassette(tmp_path / "inner.jsonl", mode):
+        warm.round(81)
+    with cassette(path, mode):
+        warm.round(1)
+        kept = warm.cache._core.keep_warm
+        assert kept is not None
+        kept._load()
+    assert warm.loads == ["a"]
+    warm.round(1)
+    assert warm.loads == ["a", "a"]
 
 
 def test_without_keep_warm_it_ends(warm: Warm) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import in_fork
 from interrupting import handled_by
 from tracing import at_line
 
@@ -406,6 +407,71 @@ def test_what_must_not_be_stored_is_not_put_in_place(clock: ManualClock) -> None
         assert f() == 3
 
 
+def test_a_fresh_value_that_cannot_be_stored_is_still_handed_on(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says of both that there is a difference, and that the old value is still in place."""
+    told = []
+    values: Iterator[Any] = iter([1, iter(()), 1])
+    load = LoadOptions(
+        verify=1.0, verify_budget=1.0, verify_action="replace", on_mismatch=lambda *what: told.append(what)
+    )
+    with IntelligentCache(MemoryCache(clock=clock), file_cache=None, load=load) as cache:
+        with caplog.at_level(logging.WARNING, "cachekit"):
+            assert [cache.get_or_set("k", lambda: next(values)) for _ in range(2)] == [1, 1]
+            finish()
+        assert [(key, cached) for key, cached, _ in told] == [("k", 1)]
+        assert counts(cache) == (1, 1)
+        assert cache.get("k") == 1
+    assert "differs from a fresh load in the type of the result" in caplog.text
+    assert "could not be handled: " in caplog.text
+
+
+def test_a_forked_child_verifies_though_its_parent_was_verifying(
+    cache: IntelligentCache, clock: ManualClock
+) -> None:
+    began, go, slow = threading.Event(), threading.Event(), threading.Event()
+
+    @cache.cached(name="f")
+    def f() -> int:
+        if slow.is_set():
+            began.set()
+            assert go.wait(60)
+        return 1
+
+    f()
+    slow.set()
+    f()
+    assert began.wait(60)
+
+    def verify() -> None:
+        slow.clear()
+        clock.advance(1)
+        f()
+        finish()
+        assert counts(cache) == (1, 0)
+
+    try:
+        assert in_fork(verify)() == 0
+    finally:
+        go.set()
+    finish()
+    assert counts(cache) == (1, 0)
+
+
+def test_results_that_callers_change(clock: ManualClock) -> None:
+    """The cache serves the changed object, which is a wrong answer. Copies keep it right."""
+    for copy, expected in ((False, (1, 1)), (True, (1, 0))):
+        with IntelligentCache(MemoryCache(clock=clock), file_cache=None, load=ALWAYS) as cache:
+            f = cache.cached(name="f", copy=copy)(lambda: [1])
+            f().append(2)
+            assert f() == ([1] if copy else [1, 2])
+            finish()
+            assert counts(cache) == expected
+            remedies = [reason.remedy for reason in cache.health().reasons if reason.cause == "mismatches"]
+            assert [remedy.endswith("use copy=True") for remedy in remedies] == [True] * expected[1]
+
+
 def test_functions_that_decide_what_is_stored_are_verified_if_asked_for(cache: IntelligentCache) -> None:
     calls = []
 
@@ -459,6 +525,7 @@ def test_errors_of_the_users_functions_are_logged(
         "cannot be verified, because a comparison raised RuntimeError; pass same= to LoadOptions"
         in caplog.text
     )
+    assert "could not be handled: RuntimeError" in caplog.text
     assert "a secret" not in caplog.text
 
 
