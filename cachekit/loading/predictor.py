@@ -473,6 +473,15 @@ class Predictor:
                 one.is_load |= is_load
                 self._waste(key)
 
+    def absent(self, key: str) -> None:
+        """Note that no tier has a key that cannot be loaded. Such keys say nothing of those that can."""
+        with self._lock:
+            one = self._prefetched.get(key)
+            if one is not None and one.minute is not None and self._recurrence is not None:
+                one.minute = None
+                self._recurrence.forget(key)
+            self._waste(key)
+
     def pushed_out(self, key: str) -> None:
         """Note that an entry was evicted for a prefetched one."""
         with self._lock:

@@ -468,7 +468,7 @@ class Prefetcher:
             return
         job = self._job(key)
         if job is None:
-            self.predictor.lost(key)
+            self.predictor.absent(key)
             return
         loader, request = job
         values: dict[str, Any] = {}

@@ -100,7 +100,8 @@ class _Minutes:
         number, place = divmod(minute, self._period)
         bits = hash((key, place))
         at, mark = bits % _CELLS, bits // _CELLS & 0xFFFF
-        if self._cells[at] == mark << 16 | (number - 1) & 0xFFFF:
+        noted = self._cells[at]
+        if noted and noted == mark << 16 | (number - 1) & 0xFFFF:
             self._displace(len(key))
             if self._insert(key, {minute: 2}):
                 return
@@ -134,6 +135,11 @@ class _Minutes:
             self._drop_old(row, now)
             if not row:
                 self._drop(key)
+
+    def forget(self, key: str) -> None:
+        """Forget a key."""
+        if key in self.rows:
+            self._drop(key)
 
     def due(self, minute: int) -> dict[str, int]:
         """Return the keys that are foreseen for a minute, and how often they came before."""
@@ -236,6 +242,11 @@ class Recurrence:
             self._judged_right //= 2
             if self.is_proven:
                 self._needed = max(self._needed // 2, _NEEDED)
+
+    def forget(self, key: str) -> None:
+        """Forget a key."""
+        for table in self._tables:
+            table.forget(key)
 
     def clear(self) -> None:
         """Forget all keys."""

@@ -216,6 +216,23 @@ def test_an_invalidation_between_the_prefetch_and_its_use() -> None:
         assert sorted(keys.pages.calls) == list(KEYS)
 
 
+def test_each_minute_has_one_look() -> None:
+    """What is gone again, a later look does not load."""
+    keys = clocked()
+    with keys.pages.cache as cache:
+        keys.prove()
+        for _ in range(3):
+            assert keys.turn() == []
+        keys.pages.calls.clear()
+        keys.go_to(14.7)
+        for _ in range(3):
+            inside.look_at_clock(cache)
+            inside.wait_for_prefetches(cache)
+            keys.pages.forget()
+        assert sorted(keys.pages.calls) == list(KEYS)
+        assert keys.pages.info.clock_active
+
+
 def test_an_invalidation_during_the_prefetch_refuses_the_value() -> None:
     keys = clocked()
     with keys.pages.cache as cache:
@@ -417,6 +434,10 @@ def test_regions_and_lower_tiers_after_a_restart(tmp_path: Path) -> None:
                 assert users.get_or_set(key) == key.upper()
                 inside.wait_for_prefetches(cache)
             assert (copied, not loads) == (turn > 3, turn > 3)
+    info = cache.prefetch_info()
+    assert info is not None
+    # The keys of the region are in no lower tier any more, and tell nothing of the others.
+    assert (info.clock_active, info.clock_useful, info.wasted) == (True, 10, 0)
 
 
 @pytest.mark.parametrize(
@@ -465,10 +486,11 @@ def test_recorded_arguments_are_those_of_the_key(tmp_path: Path) -> None:
         assert 666 not in keys.pages.calls
 
 
-def test_the_table_is_bounded() -> None:
+@pytest.mark.parametrize("count", [4_000, pytest.param(100_000, marks=pytest.mark.soak)])
+def test_the_table_is_bounded(count: int) -> None:
     """In keys and in bytes, whatever is asked for; keys that it knows stay."""
     recurrence = Recurrence()
-    texts = [f"a key of some length, number {number}" for number in range(100_000)]
+    texts = [f"a key of some length, number {number}" for number in range(count)]
     long = ["x" * 1_000 + str(number) for number in range(100)]
     tracemalloc.start()
     try:
