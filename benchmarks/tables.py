@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 SCRIPTS = (
     "calls", "memory", "decorator", "loads", "cache", "import_time", "serialization", "fleet", "engine",
-    "eviction",
+    "eviction", "watching",
 )  # fmt: skip
 #: The figures of README.md, as `--readme` has measured them.
 FIGURES = Path(__file__).with_name("readme.json")

@@ -19,7 +19,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = [
     "cache.py", "calls.py", "decorator.py", "engine.py", "eviction.py", "fleet.py", "import_time.py",
-    "loads.py", "memory.py", "serialization.py",
+    "loads.py", "memory.py", "serialization.py", "watching.py",
 ]  # fmt: skip
 #: Two that take a second; a test below runs decorator.py without peers, and `-m soak` runs all of them.
 IN_SUITE = {"eviction.py", "loads.py"}

@@ -113,6 +113,15 @@ def test_a_handler_raises_at_each_line_of_the_file_engine(
         strike_all(cache, name, TimeoutError, 1, 1, [file_ops, segments, shard_files])
 
 
+@pytest.mark.parametrize("name", ["get", "below", "verified hit"])
+def test_a_handler_raises_type_error_in_a_hit(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A hit catches TypeError, because a key may be one that has no hash."""
+    with a_cache("memory", tmp_path, request) as cache:
+        strike_all(cache, name, TypeError, 1, 1)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("limit", KINDS)
 @pytest.mark.parametrize("kind", ["memory", "files", "server", "all"])

@@ -217,7 +217,8 @@ class IntelligentCache:
             # The hit path: the steps of MemoryCache.get_value, where they are explained.
             try:
                 held = self._find(key)
-            except TypeError:  # unhashable
+            except TypeError as error:  # unhashable
+                raise_interrupt(error)
                 held = None
             if held is not None:
                 value = held.value

@@ -25,6 +25,7 @@ from cachekit.model.validation import (
     refuse_misfit,
     seconds,
 )
+from cachekit.runtime.interrupts import raise_interrupt
 
 if TYPE_CHECKING:
     from cachekit.loading.core import CacheCore
@@ -104,6 +105,7 @@ class RegionKeys(Generic[V]):
         try:
             isinstance(None, self._kind)
         except TypeError as error:
+            raise_interrupt(error)
             raise TypeError(
                 f"type must be a class that isinstance() accepts, not {safe_repr(kind)}: {error}"
             ) from None

@@ -19,6 +19,7 @@ from cachekit.cassettes.recording import Recorded, canonical
 from cachekit.cassettes.redaction import Redaction
 from cachekit.decorator.naming import qualified_name
 from cachekit.errors import SerializationError, UnreadableError
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.serialization.plain_values import Plainer, decode
 from cachekit.serialization.serializer import Serializer
 from cachekit.serialization.signing import Secret
@@ -135,6 +136,7 @@ class AnswerCodec:
             try:
                 envelope = base64.b64decode(recorded.content, validate=True)
             except (TypeError, ValueError) as error:
+                raise_interrupt(error)
                 raise UnreadableError("its bytes are not in base64") from error
             return self._serializer.decode(_key(recorded.identity), envelope).value()
         content = _plain(recorded.content)
@@ -157,6 +159,7 @@ class AnswerCodec:
                 else:
                     vars(error)[name] = value
         except (TypeError, ValueError) as refused:
+            raise_interrupt(refused)
             raise UnreadableError(f"{name} cannot be made of what was recorded") from refused
         return Raised(error)
 

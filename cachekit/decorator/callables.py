@@ -124,6 +124,9 @@ def _signature_of(called: Any) -> Any:
         for parameter in signature.parameters.values():
             if parameter.default is not parameter.empty:
                 encode(parameter.default)
-    except (TypeError, ValueError, Unkeyable):
+    except (TypeError, ValueError, Unkeyable) as error:
+        from cachekit.runtime.interrupts import raise_interrupt
+
+        raise_interrupt(error)
         return None
     return signature

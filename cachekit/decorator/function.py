@@ -197,7 +197,10 @@ class CachedCall:
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, list[tuple[str, Any]]]:
         try:
             return "", self._signature.bind(args, kwargs)
-        except TypeError:
+        except TypeError as error:
+            from cachekit.runtime.interrupts import raise_interrupt
+
+            raise_interrupt(error)
             if unwrapped(self._function) is self._function or self._signature.ignores:
                 raise
             # A decorator below takes other arguments than the function that it wraps. The star keeps this
@@ -454,8 +457,11 @@ class CachedCall:
             return None
         try:
             return cache.tiers.explain(self.key(args, kwargs), self._tags_of(args, kwargs))
-        except (TypeError, ValueError):  # no arguments of the function, or of no key: the call says so
-            return None
+        except (TypeError, ValueError) as error:
+            from cachekit.runtime.interrupts import raise_interrupt
+
+            raise_interrupt(error)
+            return None  # no arguments of the function, or of no key: the call says so
 
     def _report(
         self,

@@ -115,6 +115,9 @@ class Signature:
             try:
                 inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
             except TypeError as error:
+                from cachekit.runtime.interrupts import raise_interrupt
+
+                raise_interrupt(error)
                 raise TypeError(f"{name}(): {error}") from None
             # Only a __signature__ that was set by hand can disagree with the code.
             raise TypeError(
@@ -145,6 +148,9 @@ def _is_constant(value: Any) -> bool:
         return hasattr(kind, "__members__") or issubclass(kind, type)
     try:
         hash(value)
-    except TypeError:
+    except TypeError as error:
+        from cachekit.runtime.interrupts import raise_interrupt
+
+        raise_interrupt(error)
         return False
     return True

@@ -12,6 +12,7 @@ from cachekit.loading.core import CacheCore
 from cachekit.model.counters import LatencyHistogram
 from cachekit.model.stats import CacheStats
 from cachekit.monitoring.families import GAUGES, HIT_DURATIONS, PARTS, TIER_COUNTERS
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.file import store_of
 from cachekit.tiers.memory.stats import usage
 from cachekit.tiers.redis import latency_of
@@ -203,5 +204,6 @@ class Totals:
 def _reference(owner: object) -> ref[object] | None:
     try:
         return ref(owner)
-    except TypeError:  # a tier of the user's, with slots
-        return None
+    except TypeError as error:
+        raise_interrupt(error)
+        return None  # a tier of the user's, with slots

@@ -14,6 +14,7 @@ from cachekit.decorator.source import observing
 from cachekit.errors import KeyEncodingError
 from cachekit.model.reports import Explanation, Miss
 from cachekit.model.types import CacheLevel
+from cachekit.runtime.interrupts import raise_interrupt
 
 
 class ExplainedCall(NamedTuple):
@@ -115,7 +116,8 @@ def _parts(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     """Return what each argument is in a key, by the name of its parameter."""
     try:
         bound = inspect.signature(function).bind(*args, **kwargs)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        raise_interrupt(error)
         return {}
     bound.apply_defaults()
     parts = {}

@@ -36,6 +36,7 @@ from types import (
 from typing import Any, Final, NamedTuple, final
 
 from cachekit.model.display import safe_repr, shown_key, typed_repr
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.memory.entry import MemoryEntry
 
 #: The overhead of an entry beside key and value: the entry with its weight, three floats, a place in the dict
@@ -356,7 +357,8 @@ def _with_buffer(measure: Callable[[Any], int]) -> Callable[[Any], int]:
         try:
             with memoryview(value) as view:
                 return max(measure(value), view.nbytes + _HEADERS)
-        except (TypeError, ValueError, BufferError):
+        except (TypeError, ValueError, BufferError) as error:
+            raise_interrupt(error)
             return measure(value)
 
     return size

@@ -172,7 +172,8 @@ class MemoryCache:
         # of `decorator.fast_path` have the same steps, and a test compares them: change all together.
         try:
             held = self._find(key)
-        except TypeError:  # unhashable
+        except TypeError as error:  # unhashable
+            raise_interrupt(error)
             held = None
         if held is not None:
             value = held.value

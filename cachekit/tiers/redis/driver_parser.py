@@ -13,6 +13,7 @@ from redis._parsers import BaseParser
 from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import InvalidResponse
 
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.redis.line import Line
 from cachekit.tiers.redis.resp import BrokenReplyError, Push, Replies, WrongReplyError, read_value
 
@@ -129,6 +130,7 @@ class _DriverReplies(Replies):
             parts = iter(self._array(content, depth, 2))
             try:
                 return dict(zip(parts, parts, strict=True))
-            except TypeError:
+            except TypeError as error:
+                raise_interrupt(error)
                 raise WrongReplyError("the server sent a map with a list for a key") from None
         return super()._other(kind, content, depth)
