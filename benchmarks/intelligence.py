@@ -1,6 +1,6 @@
 """What a cache knows of its own requests: other sizes, the best policy, what comes next; on request streams.
 
-    python -m benchmarks.intelligence sizes|adaptive|cost|hits|prefetch|restart|all [--traces FOLDER]
+    python -m benchmarks.intelligence sizes|adaptive|cost|hits|prefetch|clock|restart|all [--traces FOLDER]
 
 Each sub-command prints its table beside what was asked of it, and ends with 1 where it falls short. The
 folder of the streams has gzipped 32-bit numbers, `NAME.u32.gz`; its default is CACHEKIT_TRACES. Samples
@@ -312,7 +312,7 @@ def hits(chosen: argparse.Namespace) -> int:
 
 
 def of_prefetch(command: str, chosen: argparse.Namespace) -> int:
-    """`prefetch` and `restart`, which are a script of their own."""
+    """`prefetch`, `clock` and `restart`, which are a script of their own."""
     script = Path(__file__).with_name("intelligence_prefetch.py")
     ended = subprocess.run(
         [sys.executable, script, command, *(["--quick"] if chosen.quick else [])],
@@ -325,7 +325,7 @@ def _verdict(good: bool) -> str:
     return "reached" if good else "FALLS SHORT"
 
 
-COMMANDS = ("sizes", "adaptive", "cost", "hits", "prefetch", "restart")
+COMMANDS = ("sizes", "adaptive", "cost", "hits", "prefetch", "clock", "restart")
 
 
 def main() -> int:
@@ -348,7 +348,7 @@ def main() -> int:
     ended = 0
     for command in COMMANDS if chosen.command == "all" else (chosen.command,):
         print(f"== {command}", flush=True)
-        if command in ("prefetch", "restart"):
+        if command in ("prefetch", "clock", "restart"):
             ended |= of_prefetch(command, chosen)
         else:
             ended |= {"sizes": sizes, "adaptive": adaptive, "cost": cost, "hits": hits}[command](chosen)

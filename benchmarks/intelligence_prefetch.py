@@ -1,8 +1,11 @@
-"""What prefetching gains on request streams, and what a restart with `reload_hot` regains.
+"""What prefetching gains on request streams, by the clock too, and what a restart with `reload_hot` regains.
 
 `prefetch` replays streams over a memory tier, with a predictor whose prefetches land at once, and without.
+`clock` replays streams with times over a memory tier whose entries live ten minutes, with prefetches of the
+keys that follow the clock. On streams without such keys nothing may be prefetched. For that the
+first 300,000 requests of each stream without times are spread over two days.
 `restart` stops in the middle of a stream: it compares a process that goes on, one that begins with an empty
-memory, and one with `reload_hot=True`. Both fail where they fall short of what is asked.
+memory, and one with `reload_hot=True`. All fail where they fall short of what is asked.
 
 The streams are those of the folder CACHEKIT_TRACES. Without it there is one that is made to deceive. With
 --quick a stream has its first 100,000 requests, and only what holds for any part of it is asked.
@@ -16,7 +19,7 @@ import os
 import sys
 import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -24,6 +27,8 @@ from time import monotonic, sleep
 
 from cachekit import CacheStrategy, FileCache, IntelligentCache, MemoryCache, PrefetchInfo, RemovalCause
 from cachekit.loading.predictor import Predictor, PrefetchCounters, Unproven
+from cachekit.loading.recurrence import Recurrence
+from cachekit.testing import ManualClock
 from cachekit.tiers.memory.tier import store_of
 
 SIZES = {
@@ -41,6 +46,10 @@ RESTARTS = (
 #: Where 60 % of what a cold start loses is asked for.
 REGAINED = frozenset(RESTARTS[:5])
 QUICK = 100_000
+HOURS = 48  # that a stream with times lasts
+AHEAD = 20  # seconds before a minute in which its keys are prefetched
+TIMED = 300_000  # requests of a stream without times that are spread over them
+LIFE = 600  # seconds that an entry of such a stream lives
 SETTLE = 60.0  # seconds that a copy of entries may take
 
 
@@ -150,6 +159,105 @@ def prefetch(quick: bool) -> int:
     return verdict(short)
 
 
+def spread(requests: Sequence[str]) -> Iterator[tuple[float, str]]:
+    """A stream over so many hours, at an even rate."""
+    for number, key in enumerate(requests):
+        yield 3600 * HOURS * number / len(requests), key
+
+
+def timed(name: str, quick: bool) -> Iterator[tuple[float, str]]:
+    """Requests with their seconds: of jobs once an hour or a day, and of others beside them."""
+    random = Random(1)
+    hours = 8 if quick else HOURS if name != "daily" else 7 * 24
+    for minute in range(60 * hours):
+        of_job: list[str] = []
+        if name == "hourly" and minute % 60 in (15, 45):
+            of_job = [f"job {minute % 60}:{number}" for number in range(60)]
+        elif name == "daily" and minute % 1440 == 540:
+            of_job = [f"report {number}" for number in range(60)]
+        elif name == "thrice" and minute % 60 == 15:
+            of_job = [f"group {minute // 180}:{number}" for number in range(60)]
+        others = [f"key {random.randrange(20_000 if name != 'uniform' else 100)}" for _ in range(10)]
+        asked = of_job + others
+        random.shuffle(asked)
+        for number, key in enumerate(asked):
+            yield 60 * minute + 59 * number / len(asked), key
+
+
+def by_clock(requests: Iterator[tuple[float, str]], size: int) -> tuple[int, int, PrefetchInfo]:
+    """Return the requests, the misses, and what prefetches of keys that follow the clock did."""
+    clock = ManualClock(0.0)
+    memory = MemoryCache(size, CacheStrategy.S3_FIFO, default_ttl=LIFE, clock=clock, cleanup_interval=None)
+    store, unproven = store_of(memory), Unproven(size)
+    predictor = Predictor(1, 1, 0.25, size, unproven, PrefetchCounters(), lambda _: True, Recurrence())
+    waiting: set[str] = set()
+
+    def removed(key: str, *_: object) -> None:
+        if key in waiting:
+            waiting.discard(key)
+            predictor.lost(key)
+
+    def first_hit(key: str) -> None:
+        waiting.discard(key)
+        predictor.hit(key, 0, int(clock.time() // 60))
+
+    memory.on_removal(removed)
+    count = misses = 0
+    looked = -1
+    for second, key in requests:
+        while looked < (second + AHEAD) // 60:
+            looked += 1
+            clock.advance(max(0.0, 60 * looked - AHEAD - clock.time()))
+            due = [one for one in predictor.due(looked, looked - 1) if one not in memory]
+            for one in predictor.foresee(due, looked):
+                predictor.begins()
+                memory.set_value(one, 1)
+                predictor.landed(one, True)
+                waiting.add(one)
+                store.on_first_hit(one, partial(first_hit, one))
+        clock.advance(max(0.0, second - clock.time()))
+        count += 1
+        if memory.get_value(key) is None:
+            misses += 1
+            predictor.missed(key, 0, count, int(second // 60))
+            memory.set_value(key, 1)
+    return count, misses, predictor.info()
+
+
+#: Of each stream with times: the share of the requests of its jobs that have to be hits; none for no job.
+BY_CLOCK = {"hourly": 0.8, "daily": 0.35, "thrice": 0.0, "uniform": 0.0}
+
+
+def clock(quick: bool) -> int:
+    short = []
+    print(
+        f"{'stream':14}{'requests':>9}{'loads':>9}{'of jobs hit %':>15}  "
+        "foreseen, right; issued, useful, wasted"
+    )
+    streams = {name: timed(name, quick) for name in BY_CLOCK if not (quick and name == "daily")}
+    if os.environ.get("CACHEKIT_TRACES"):
+        streams |= {name: spread(stream(name, quick)[:TIMED]) for name in SIZES}
+    for name, requests in streams.items():
+        count, misses, info = by_clock(requests, SIZES[name][1] if name in SIZES else 2_000)
+        of_jobs = count - 10 * 60 * (8 if quick else HOURS if name != "daily" else 7 * 24)
+        share = info.clock_useful / of_jobs if BY_CLOCK.get(name) else 0.0
+        print(
+            f"{name:14}{count:>9,}{misses + info.issued:>9,}{100 * share:>15.1f}  {info.clock_foreseen:,}, "
+            f"{info.clock_right:,}; {info.clock_issued:,}, {info.clock_useful:,}, {info.wasted:,}",
+            flush=True,
+        )
+        least = BY_CLOCK.get(name, 0.0) * (0.5 if quick else 1.0)
+        if share < least:
+            short.append(
+                f"{name}: {100 * share:.0f} % of the requests of jobs are hits, not {100 * least:.0f}"
+            )
+        if not least and info.clock_issued:
+            short.append(f"{name}: {info.clock_issued} keys were prefetched, where none follows the clock")
+        if info.wasted > 32 + count / 200 + 0.25 * info.useful:
+            short.append(f"{name}: {info.wasted} wasted, above the budget")
+    return verdict(short)
+
+
 def hits(cache: IntelligentCache, requests: Sequence[str]) -> int:
     """Return the hits in memory; the other requests are answered by the file tier."""
     before = cache.get_stats()["memory"].hits
@@ -215,11 +323,11 @@ def verdict(short: Sequence[str]) -> int:
     return bool(short)
 
 
-COMMANDS = {"prefetch": prefetch, "restart": restart}
+COMMANDS = {"prefetch": prefetch, "clock": clock, "restart": restart}
 
 
 def run(args: list[str]) -> int:
-    """Run `prefetch` or `restart`; return 1 if it falls short."""
+    """Run `prefetch`, `clock` or `restart`; return 1 if it falls short."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

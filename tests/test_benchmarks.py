@@ -109,9 +109,10 @@ def test_every_script_is_tried_here() -> None:
 
 
 @pytest.mark.soak
-def test_what_prefetching_is_asked_for() -> None:
-    """On the stream that is made to deceive; the others are not part of the project."""
-    ended = run(str(BENCHMARKS / "intelligence_prefetch.py"), "prefetch", "--quick")
+@pytest.mark.parametrize("command", ["prefetch", "clock"])
+def test_what_prefetching_is_asked_for(command: str) -> None:
+    """On the streams that it makes; the others are not part of the project."""
+    ended = run(str(BENCHMARKS / "intelligence_prefetch.py"), command, "--quick")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "all is as asked" in ended.stdout
 

@@ -221,7 +221,12 @@ def jobs() -> dict[str, Any]:
 def busy_cache(path: Path, count: int) -> Iterator[IntelligentCache]:
     """A cache with every job, and so many entries, which are all kept warm."""
     with IntelligentCache(
-        MemoryCache(count), None, FileCache(path, 1_000), reload_hot=True, on_health_change=lambda *_: None
+        MemoryCache(count),
+        None,
+        FileCache(path, 1_000),
+        reload_hot=True,
+        on_health_change=lambda *_: None,
+        prefetch=True,
     ) as cache:
         names = [f"key:{number}" for number in range(count)]
         for begin in range(0, count, 5_000):
@@ -242,7 +247,7 @@ def test_no_task_of_the_shared_thread_goes_through_entries(tmp_path: Path) -> No
                 "DirectoryWatch.look",
             }  # fmt: skip
             shared = {name: task.method() for name, task in found.items() if not task.apart}
-            assert set(shared) == {"KeepWarm.look", "KeySample._run"}
+            assert set(shared) == {"KeepWarm.look", "KeySample._run", "PrefetchPool.look"}
             for call in shared.values():
                 call()
             executed.append({name: counted.of(call) for name, call in shared.items()})

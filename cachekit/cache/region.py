@@ -371,6 +371,7 @@ def prefetcher_of(
         is_async: whether the result of `load` is awaited.
     """
     from cachekit.loading.prefetching import Prefetcher
+    from cachekit.loading.recurrence_record import PrefixRecord
 
     request = core.defaults.request(keys.ttl(None), keys.tags(None))
     start = len(keys.prefix)
@@ -378,7 +379,8 @@ def prefetcher_of(
     def job(key: str) -> Job:
         return partial(load, key[start:]), request
 
-    return Prefetcher(core.prefetches(), options, job, core.lookups, is_async=is_async)
+    record = PrefixRecord(f"region {keys.prefix}", keys.prefix)
+    return Prefetcher(core.prefetches(), options, job, core.lookups, is_async=is_async, record=record)
 
 
 def keys_of(region: Region[V]) -> RegionKeys[V]:

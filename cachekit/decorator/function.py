@@ -384,6 +384,11 @@ class CachedCall:
         """Whether the function is a coroutine function."""
         return bool(self._function.__code__.co_flags & COROUTINE)
 
+    @property
+    def recorded_name(self) -> str:
+        """Return the name under which other processes know this function; empty if they do not."""
+        return "" if self._caches is not None else f"function {self._identity}"
+
     def job(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         """Return how to load the result of a call that is prefetched."""
         return partial(self._function, *args, **kwargs), self._request(cache, args, kwargs)

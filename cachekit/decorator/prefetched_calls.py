@@ -3,6 +3,8 @@
 A key does not tell the arguments of its call, so those of the last calls are kept: short ones of plain
 types. Others may change, or would keep large objects alive. Calls with such arguments are cached, but not
 prefetched.
+
+The arguments of calls that follow the clock are kept longer, and over a restart with `reload_hot`.
 """
 
 from __future__ import annotations
@@ -10,21 +12,26 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 from weakref import WeakKeyDictionary, ref
 
 from cachekit.decorator.types import CacheInfo, PrefetchingCacheInfo
 from cachekit.loading.options import Prefetch, checked_prefetch
 from cachekit.loading.prefetching import Job, Prefetcher, rows_of
 from cachekit.model.types import CacheLevel
+from cachekit.runtime.interrupts import raise_interrupt
 
 if TYPE_CHECKING:
     from cachekit.loading.core import CacheCore
     from cachekit.model.counters import Lookups
 
+_Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes})
 _LONGEST: Final = 1024  # characters or bytes of an argument
 _MOST: Final = 16  # arguments
+_RECURRING: Final = 4096  # calls that follow the clock, whose arguments are kept
+_RECORDED: Final = 1024  # characters of all arguments of a call in a record
 
 
 class Loadable(Protocol):
@@ -37,6 +44,15 @@ class Loadable(Protocol):
 
     def lookups(self, cache: CacheCore) -> Lookups:
         """Return its counters in a cache."""
+        ...
+
+    @property
+    def recorded_name(self) -> str:
+        """Return its name in other processes; empty if it has none."""
+        ...
+
+    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the key of a call."""
         ...
 
     def job(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
@@ -104,21 +120,25 @@ class PrefetchedCalls:
 class _Calls:
     """The arguments of the last calls in one cache, by key, and its prefetcher."""
 
-    __slots__ = ("_cache", "_called", "_kept", "_limit", "prefetcher")
+    __slots__ = ("_cache", "_called", "_kept", "_limit", "_recurring", "name", "prefetcher")
 
     def __init__(self, called: Loadable, cache: CacheCore, options: Prefetch, copies: bool) -> None:
         self._called = ref(called)
         self._cache = ref(cache)
         self._limit = rows_of(options, cache.memory.max_size)
-        self._kept: OrderedDict[str, tuple[tuple[Any, ...], dict[str, Any]]] = OrderedDict()
+        self._kept: OrderedDict[str, _Call] = OrderedDict()
+        #: Those that would have left `_kept`, and follow the clock.
+        self._recurring: dict[str, _Call] = {}
+        self.name = called.recorded_name
         self.prefetcher = Prefetcher(
             cache.prefetches(),
             options,
             self._job,
             called.lookups(cache),
-            may_begin=self._kept.__contains__,
+            may_begin=self._has,
             copies=copies,
             is_async=called.is_async,
+            record=self,
         )
 
     def keep(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -127,10 +147,55 @@ class _Calls:
             return
         self._kept[key] = args, kwargs
         if len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
+            old, call = self._kept.popitem(last=False)
+            if self.prefetcher.predictor.recurs(old):
+                self._keep_recurring(old, call)
+
+    def _keep_recurring(self, key: str, call: _Call) -> None:
+        self._recurring[key] = call
+        if len(self._recurring) > 2 * _RECURRING:
+            recurs = self.prefetcher.predictor.recurs
+            self._recurring = {key: call for key, call in self._recurring.copy().items() if recurs(key)}
+
+    def _has(self, key: str) -> bool:
+        return key in self._kept or key in self._recurring
+
+    def _call(self, key: str) -> _Call | None:
+        return self._kept.get(key) or self._recurring.get(key)
+
+    def call_of(self, key: str) -> Any:
+        """Return the arguments of a call, for the record of keys that follow the clock."""
+        call = self._call(key)
+        if call is None:
+            return None
+        args, kwargs = call
+        parts = (*args, *kwargs.values())
+        text = sum(len(one) for one in parts if type(one) is str)
+        # A text codec has no bytes.
+        return None if text > _RECORDED or bytes in map(type, parts) else [list(args), dict(kwargs)]
+
+    def take_back(self, key: str, call: Any) -> bool:
+        """Keep the arguments of a call that was recorded, if the key is the one of this code for them."""
+        called = self._called()
+        if called is None or not isinstance(call, list) or len(call) != 2:
+            return False
+        args, kwargs = call
+        if not isinstance(args, list) or not isinstance(kwargs, dict):
+            return False
+        if not all(type(name) is str for name in kwargs) or not _are_plain((*args, *kwargs.values())):
+            return False
+        try:
+            is_same = len(self._recurring) < _RECURRING and called.key(tuple(args), kwargs) == key
+        except Exception as error:  # noqa: BLE001  # of a key function, or for a signature that was edited
+            raise_interrupt(error)
+            return False
+        if not is_same:
+            return False
+        self._recurring[key] = tuple(args), kwargs
+        return True
 
     def _job(self, key: str) -> Job:
-        kept, called, cache = self._kept.get(key), self._called(), self._cache()
+        kept, called, cache = self._call(key), self._called(), self._cache()
         if kept is None or called is None or cache is None:
             return None
         return called.job(cache, *kept)

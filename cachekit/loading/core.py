@@ -132,18 +132,20 @@ class CacheCore:
         self.lookups = self.table.reader()
         self._functions: dict[str, ref[Lookups]] = {}
         self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()
-        self._prefetches: PrefetchPool | None = None
-        self.prefetcher: Prefetcher | None = None
-        if prefetch is not None and memory is not None and self.tiers.lower:
-            from cachekit.loading.prefetching import Prefetcher
-
-            self.prefetcher = Prefetcher(self.prefetches(), prefetch, _no_job, self.lookups)
         self.hot_set: HotSet | None = None
         if reload_hot and memory is not None and self.tiers.lower:
             from cachekit.loading.hot_set import HotSet
 
             most_bytes = None if memory.max_bytes is None else memory.max_bytes // 2
             self.hot_set = HotSet(self.tiers, self.memory, most_bytes, self.table, self.loads.path.log)
+        self._prefetches: PrefetchPool | None = None
+        self.prefetcher: Prefetcher | None = None
+        if prefetch is not None and memory is not None and self.tiers.lower:
+            from cachekit.loading.prefetching import Prefetcher
+            from cachekit.loading.recurrence_record import PrefixRecord
+
+            record = PrefixRecord("cache")
+            self.prefetcher = Prefetcher(self.prefetches(), prefetch, _no_job, self.lookups, record=record)
 
     def check(self, level: CacheLevel = CacheLevel.ALL) -> None:
         """Raise CacheClosedError, TypeError or ValueError if a call to these levels cannot be served."""
@@ -170,7 +172,10 @@ class CacheCore:
 
             with _making:
                 if self._prefetches is None:
-                    self._prefetches = PrefetchPool(self.tiers, self.memory, self.loads, self.awaited)
+                    pool = PrefetchPool(self.tiers, self.memory, self.loads, self.awaited, self.hot_set)
+                    if self.hot_set is not None:
+                        self.hot_set.record_recurring = pool.recorded
+                    self._prefetches = pool
         return self._prefetches
 
     # -- lookups ------------------------------------------------------------------------------------

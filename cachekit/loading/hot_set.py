@@ -8,13 +8,15 @@ is written during the copy.
 
 Results of a cached function are copied when the function is first called, because only then its version is
 known. Results of other code stay away.
+
+With prefetching, a second record has the keys that follow the clock (see `recurrence_record`).
 """
 
 from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import nlargest
 from itertools import islice
@@ -38,6 +40,9 @@ from cachekit.tiers.memory.store import Store
 #: The key of the record. It is no key of a cached function, because it has no version.
 KEY: Final = "cachekit.hot_keys"
 
+#: The key of the record of keys that follow the clock.
+RECURRING_KEY: Final = "cachekit.recurring_keys"
+
 _INTERVAL: Final = 60.0  # seconds between two records
 _SECONDS: Final = 10.0  # that a copy of entries takes at most
 _MOST_KEYS: Final = 100_000
@@ -59,11 +64,16 @@ class HotSet:
         most_bytes: of values to copy: half of the bound of memory, or None without one.
         table: the lookups of the cache. Without any since the last record, none is stored.
         log: for failures.
+
+    Attributes:
+        reloaded: how many entries were copied into memory.
+        record_recurring: Returns the record of keys that follow the clock; None without prefetching.
     """
 
     __slots__ = (
         "__weakref__", "_carried", "_copies", "_ended", "_functions", "_job", "_log", "_memory", "_most",
-        "_most_bytes", "_reader", "_seen", "_table", "_taken", "_tier", "_tiers", "_waiting", "reloaded",
+        "_most_bytes", "_reader", "_recurring", "_seen", "_table", "_taken", "_tier", "_tiers", "_waiting",
+        "record_recurring", "reloaded",
     )  # fmt: skip
 
     def __init__(
@@ -91,9 +101,11 @@ class HotSet:
         #: What the keys of functions begin with that were called before the record was read.
         self._functions: dict[str, tuple[str, ...]] = {}
         self._ended = False
-        #: How many entries were copied into memory, and the bytes of their stored values.
         self.reloaded = 0
-        self._taken = 0
+        self._taken = 0  # bytes of the stored values that were copied
+        #: The last record of keys that follow the clock; None until prefetching asks for it.
+        self._recurring: object = None
+        self.record_recurring: Callable[[], dict[str, Any]] | None = None
         self._copies: list[BackgroundCall] = []
         # Apart: it goes through all entries of memory, and writes to a disk or a server.
         self._job: ScheduledTask | None = scheduler.every(_INTERVAL, self.save, apart=True)
@@ -146,8 +158,7 @@ class HotSet:
 
     def _stored(self) -> list[_Hot]:
         """Return the keys of the record. Other programs may write there, so each part is checked."""
-        entry = self._tier.call(self._tier.tier.peek, KEY)
-        record = None if entry is None or entry is UNAVAILABLE else entry.value
+        record = self._read(KEY)
         if not isinstance(record, dict):
             return []
         keys, functions, numbers = (record.get(name) for name in ("keys", "functions", "function_of"))
@@ -158,6 +169,10 @@ class HotSet:
             if type(key) is str and type(number) is int and 0 <= number < len(functions):
                 found.append((key, str(functions[number])))
         return found
+
+    def _read(self, key: str) -> Any:
+        entry = self._tier.call(self._tier.tier.peek, key)
+        return None if entry is None or entry is UNAVAILABLE else entry.value
 
     def _copy(self, hot: Sequence[_Hot]) -> None:
         begun = self._tiers.monotonic()
@@ -212,16 +227,26 @@ class HotSet:
                 break
             keys.append(key)
             function_of.append(numbers.setdefault(identity, len(numbers)))
-        if not keys:
-            return
-        record = {"keys": keys, "functions": list(numbers), "function_of": function_of}
         try:
-            self._tier.call(self._tier.tier.set, KEY, CacheEntry(KEY, record, self._tiers.now()))
+            if keys:
+                self._store(KEY, {"keys": keys, "functions": list(numbers), "function_of": function_of})
+            recurring = {} if self.record_recurring is None else self.record_recurring()
+            if recurring:
+                self._store(RECURRING_KEY, recurring)
         except CacheClosedError:
             pass  # by its owner, before the cache
         except Exception as error:  # noqa: BLE001  # of a codec of the user's, or a tier of a strict cache
             raise_interrupt(error)
             self._log.add(f"the keys that are used most were not stored: {shown_error(error)}")
+
+    def _store(self, key: str, record: dict[str, Any]) -> None:
+        self._tier.call(self._tier.tier.set, key, CacheEntry(key, record, self._tiers.now()))
+
+    def recurring(self) -> object:
+        """Return what an earlier process has recorded of keys that follow the clock; it may read a tier."""
+        if self._recurring is None:
+            self._recurring = self._read(RECURRING_KEY) or {}
+        return self._recurring
 
     def _hot(self) -> Sequence[_Hot]:
         now, shared = self._memory.time.monotonic(), self._tiers.file is not None

@@ -187,19 +187,24 @@ class Prefetch:
         rows: The most keys whose successors are known, 1 to 1,000,000. None (the default) is four times the
             `max_size` of the memory tier, and at most 65,536.
         max_waste: The share of useful prefetches that may be wasted, 0 to 1 (default 0.25).
+        clock: Whether keys that are asked for in the same minute of an hour or a day are loaded shortly
+            before that minute (default True). It begins when they have proven to come again.
 
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: an argument out of range.
     """
 
-    __slots__ = ("depth", "max_waste", "rows")
+    __slots__ = ("clock", "depth", "max_waste", "rows")
 
     depth: int
     rows: int | None
     max_waste: float
+    clock: bool
 
-    def __init__(self, *, depth: int = 16, rows: int | None = None, max_waste: float = 0.25) -> None:
+    def __init__(
+        self, *, depth: int = 16, rows: int | None = None, max_waste: float = 0.25, clock: bool = True
+    ) -> None:
         for name, value, most in (("depth", depth, 64), ("rows", rows, 1_000_000)):
             if value is None and name == "rows":
                 continue
@@ -211,7 +216,9 @@ class Prefetch:
             raise TypeError(f"max_waste must be a number, not {typed_repr(max_waste)}")
         if not 0 <= max_waste <= 1:
             raise ValueError(f"max_waste must be a share, 0 to 1, not {max_waste!r}")
-        for name, said in (("depth", depth), ("rows", rows), ("max_waste", max_waste)):
+        if not isinstance(clock, bool):
+            raise TypeError(f"clock must be True or False, not {typed_repr(clock)}")
+        for name, said in (("depth", depth), ("rows", rows), ("max_waste", max_waste), ("clock", clock)):
             object.__setattr__(self, name, said)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -226,18 +233,19 @@ class Prefetch:
     def __hash__(self) -> int:
         return hash(self._said())
 
-    def _said(self) -> tuple[int, int | None, float]:
-        return self.depth, self.rows, self.max_waste
+    def _said(self) -> tuple[int, int | None, float, bool]:
+        return self.depth, self.rows, self.max_waste, self.clock
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _prefetch_of, self._said()
 
     def __repr__(self) -> str:
-        return f"Prefetch(depth={self.depth}, rows={self.rows}, max_waste={self.max_waste})"
+        said = f"depth={self.depth}, rows={self.rows}, max_waste={self.max_waste}, clock={self.clock}"
+        return f"Prefetch({said})"
 
 
-def _prefetch_of(depth: int, rows: int | None, max_waste: float) -> Prefetch:
-    return Prefetch(depth=depth, rows=rows, max_waste=max_waste)
+def _prefetch_of(depth: int, rows: int | None, max_waste: float, clock: bool = True) -> Prefetch:
+    return Prefetch(depth=depth, rows=rows, max_waste=max_waste, clock=clock)
 
 
 def checked_prefetch(prefetch: object) -> Prefetch | None:

@@ -11,14 +11,17 @@ least half of the cases. Three guards bound what that may cost:
 
 The number of keys ahead follows the latency: it doubles while most of the useful prefetches are late, which
 means that the request comes before the value.
+
+The keys that follow the clock (see `recurrence`) are prefetched within the same guards.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, final
 
+from cachekit.loading.recurrence import Recorded, Recurrence, is_over
 from cachekit.runtime.fork import ForkSafeLock
 from cachekit.runtime.reentrant_lock import RLock
 
@@ -46,6 +49,11 @@ class PrefetchInfo(NamedTuple):
     saved_loads_net: int  #: loads that useful ones saved, less those of wasted ones and of `pushed_out`
     depth: int  #: keys ahead, at the moment
     paused: str  #: why no prefetch would be begun now; empty if one would
+    clock_foreseen: int = 0  #: keys that were foreseen for a minute, and not in memory before it
+    clock_right: int = 0  #: those of them that were asked for in that minute or the next one
+    clock_issued: int = 0  #: the part of `issued` for keys that follow the clock
+    clock_useful: int = 0  #: the part of `useful` for keys that follow the clock
+    clock_active: bool = False  #: whether keys that follow the clock are prefetched, which takes a proof
 
 
 class _Row:
@@ -143,10 +151,11 @@ class _Rows:
 class _Prefetched:
     """A prefetch whose use is not known yet."""
 
-    __slots__ = ("begun", "has_landed", "is_load")
+    __slots__ = ("begun", "has_landed", "is_load", "minute")
 
-    def __init__(self, begun: int) -> None:
+    def __init__(self, begun: int, minute: int | None = None) -> None:
         self.begun = begun  # in requests
+        self.minute = minute  # for which the clock foresees it
         self.has_landed = False
         self.is_load = False
 
@@ -192,15 +201,16 @@ class Predictor:
         unproven: of the cache.
         totals: of the cache.
         may_begin: Returns whether a key can be prefetched.
+        recurrence: the keys that follow the clock; None if these are not prefetched.
 
     It calls nothing while it holds its lock, because a store may call it under its own.
     """
 
     __slots__ = (
-        "__weakref__", "_back", "_budget", "_deepest", "_depth", "_fork_guard", "_issued", "_judged_late",
-        "_judged_useful", "_last", "_late", "_lock", "_may_begin", "_prefetched", "_pushed_out",
-        "_pushed_out_misses", "_requests", "_rows", "_rows_limit", "_saved", "_size", "_totals", "_unproven",
-        "_useful", "_wasted", "_wrong",
+        "__weakref__", "_back", "_budget", "_clock_issued", "_clock_useful", "_deepest", "_depth",
+        "_fork_guard", "_issued", "_judged_late", "_judged_useful", "_last", "_late", "_lock", "_may_begin",
+        "_prefetched", "_pushed_out", "_pushed_out_misses", "_recurrence", "_requests", "_rows",
+        "_rows_limit", "_saved", "_size", "_totals", "_unproven", "_useful", "_wasted", "_wrong",
     )  # fmt: skip
 
     def __init__(
@@ -212,8 +222,10 @@ class Predictor:
         unproven: Unproven,
         totals: PrefetchCounters,
         may_begin: Callable[[str], bool] = bool,
+        recurrence: Recurrence | None = None,
     ) -> None:
         self._rows = _Rows(rows)
+        self._recurrence = recurrence
         self._rows_limit = rows
         self._deepest = depth
         self._depth = 1
@@ -230,18 +242,20 @@ class Predictor:
         self._wrong: OrderedDict[str, int] = OrderedDict()
         self._issued = self._useful = self._late = self._wasted = self._pushed_out_misses = self._saved = 0
         self._judged_late = self._judged_useful = 0
+        self._clock_issued = self._clock_useful = 0
         self._lock = RLock()  # a signal handler may ask for a key
         self._fork_guard = ForkSafeLock(self._lock)
 
     # -- what callers do ----------------------------------------------------------------------------
 
-    def missed(self, key: str, flow: int, requests: int) -> list[str]:
+    def missed(self, key: str, flow: int, requests: int, minute: int | None = None) -> list[str]:
         """Note a miss, and return the keys to prefetch.
 
         Args:
             key: the key.
             flow: The thread or task; each has a sequence of its own.
             requests: how many there were, hits included.
+            minute: since 1970, if the clock is followed.
         """
         with self._lock:
             self._pass(requests)
@@ -250,9 +264,12 @@ class Predictor:
                 self._settle(key)
                 self._late += 1
                 self._totals.late += 1
-                self._judged_late += 1
                 self._budget += 1
-                self._judge()
+                if one.minute is None:
+                    self._judged_late += 1
+                    self._judge()
+                else:
+                    self._judge_clock(True)
             elif one is not None:  # it left memory, and the store has not said so yet
                 self._waste(key)
             pushed = self._pushed_out.pop(key, None)
@@ -260,11 +277,15 @@ class Predictor:
                 self._pushed_out_misses += 1
                 self._saved -= 1
                 self._budget -= 1
+            if minute is not None and self._recurrence is not None:
+                self._recurrence.wanted(key, minute)
             return self._follow(key, flow)
 
-    def hit(self, key: str, flow: int) -> list[str]:
+    def hit(self, key: str, flow: int, minute: int | None = None) -> list[str]:
         """Note the first hit of a prefetched entry, and return the keys to prefetch."""
         with self._lock:
+            if minute is not None and self._recurrence is not None:
+                self._recurrence.wanted(key, minute)
             return self._follow(key, flow) if self.used(key) else []
 
     def used(self, key: str) -> bool:
@@ -275,11 +296,15 @@ class Predictor:
                 return False
             self._useful += 1
             self._totals.useful += 1
-            self._judged_useful += 1
             self._saved += one.is_load
             self._budget = min(_MOST, self._budget + self._back)
             self._wrong.pop(key, None)
-            self._judge()
+            if one.minute is None:
+                self._judged_useful += 1
+                self._judge()
+            else:
+                self._clock_useful += 1
+                self._judge_clock(True)
             return True
 
     def _pass(self, requests: int) -> None:
@@ -313,13 +338,19 @@ class Predictor:
             if not following or following == key or following in chosen:
                 break
             if following not in self._prefetched and self._may_begin(following) and self._is_worth(following):
-                if self._budget < 1 or self._unproven.count >= self._unproven.limit:
+                if not self._has_budget():
                     break
-                self._budget -= 1
-                self._unproven.count += 1
-                self._prefetched[following] = _Prefetched(self._requests)
+                self._take(following, None)
                 chosen.append(following)
         return chosen
+
+    def _has_budget(self) -> bool:
+        return self._budget >= 1 and self._unproven.count < self._unproven.limit
+
+    def _take(self, key: str, minute: int | None) -> None:
+        self._budget -= 1
+        self._unproven.count += 1
+        self._prefetched[key] = _Prefetched(self._requests, minute)
 
     def _is_worth(self, key: str) -> bool:
         wrong = self._wrong.get(key, 0)
@@ -336,6 +367,75 @@ class Predictor:
             elif not self._judged_late:
                 self._depth = max(self._depth // 2, 1)
             self._judged_late = self._judged_useful = 0
+
+    # -- what follows the clock ---------------------------------------------------------------------
+
+    def due(self, minute: int, now: int) -> list[str]:
+        """Return the keys that the clock foresees for a minute, and judge those of earlier ones.
+
+        Args:
+            minute: the one that comes next.
+            now: the present one.
+        """
+        recurrence = self._recurrence
+        if recurrence is None:
+            return []
+        with self._lock:
+            # An entry that the clock has foreseen must not stay unproven until memory is full.
+            for key, one in list(self._prefetched.items()):
+                if one.minute is not None and is_over(one.minute, now):
+                    self._waste(key)
+            recurrence.pass_time(now)
+            return recurrence.due(minute)
+
+    def foresee(self, keys: Sequence[str], minute: int) -> list[str]:
+        """Return those of the keys that are due which are to be prefetched; the others are so on paper.
+
+        Args:
+            keys: that memory does not have.
+            minute: for which they are due.
+        """
+        recurrence, chosen = self._recurrence, list[str]()
+        assert recurrence is not None, "no key is due without it"
+        with self._lock:
+            for key in keys:
+                if key in self._prefetched:
+                    continue
+                if (
+                    recurrence.is_proven
+                    and self._has_budget()
+                    and self._may_begin(key)
+                    and self._is_worth(key)
+                ):
+                    self._take(key, minute)
+                    self._clock_issued += 1
+                    chosen.append(key)
+                else:
+                    recurrence.expect(key, minute)
+        return chosen
+
+    def recurs(self, key: str) -> bool:
+        """Return whether a key may follow the clock."""
+        return self._recurrence is not None and key in self._recurrence
+
+    def _judge_clock(self, is_right: bool) -> None:
+        if self._recurrence is not None:
+            self._recurrence.judge(is_right, prefetched=True)
+
+    def recorded(self) -> tuple[list[int], Iterator[Recorded]] | None:
+        """Return what is known of the keys that follow the clock, to be recorded."""
+        if self._recurrence is None:
+            return None
+        with self._lock:
+            return self._recurrence.proof, iter(list(self._recurrence.recorded()))
+
+    def restore(self, proof: object, rows: Sequence[Recorded], now: int) -> None:
+        """Add what an earlier process has recorded."""
+        if self._recurrence is not None:
+            with self._lock:
+                for key, minutes in rows:
+                    self._recurrence.restore(key, minutes, now)
+                self._recurrence.restore_proof(proof)
 
     # -- what became of prefetches ------------------------------------------------------------------
 
@@ -360,8 +460,10 @@ class Predictor:
     def dropped(self, key: str) -> None:
         """Note that a prefetch is not carried out: memory has the key, or another caller loads it."""
         with self._lock:
-            if self._settle(key) is not None:
+            one = self._settle(key)
+            if one is not None:
                 self._budget += 1
+                self._clock_issued -= one.minute is not None
 
     def lost(self, key: str, is_load: bool = False) -> None:
         """Note that a prefetch failed, or that its entry left memory."""
@@ -370,6 +472,15 @@ class Predictor:
             if one is not None:
                 one.is_load |= is_load
                 self._waste(key)
+
+    def absent(self, key: str) -> None:
+        """Note that no tier has a key that cannot be loaded. Such keys say nothing of those that can."""
+        with self._lock:
+            one = self._prefetched.get(key)
+            if one is not None and one.minute is not None and self._recurrence is not None:
+                one.minute = None
+                self._recurrence.forget(key)
+            self._waste(key)
 
     def pushed_out(self, key: str) -> None:
         """Note that an entry was evicted for a prefetched one."""
@@ -391,6 +502,8 @@ class Predictor:
             self._wasted += 1
             self._totals.wasted += 1
             self._saved -= one.is_load
+            if one.minute is not None:
+                self._judge_clock(False)
             wrong = self._wrong.pop(key, 0)
             self._wrong[key] = wrong + (wrong < _WRONG)
             if len(self._wrong) > self._rows_limit:
@@ -415,7 +528,15 @@ class Predictor:
                 self._saved,
                 self._depth,
                 paused,
+                *self._clock_info(),
             )
+
+    def _clock_info(self) -> tuple[int, int, int, int, bool]:
+        recurrence = self._recurrence
+        if recurrence is None:
+            return 0, 0, 0, 0, False
+        counts = recurrence.foreseen, recurrence.right, self._clock_issued, self._clock_useful
+        return *counts, recurrence.is_proven
 
     def drop_pending(self) -> None:
         """Forget the prefetches that have not landed: this is a child of a fork, without their threads."""
@@ -429,5 +550,7 @@ class Predictor:
             for key in list(self._prefetched):
                 self._settle(key)
             self._rows.clear()
+            if self._recurrence is not None:
+                self._recurrence.clear()
             for keys in (self._last, self._pushed_out, self._wrong):
                 keys.clear()

@@ -8,11 +8,16 @@ unproven entries may take.
 A prefetch is a load like any other, which no caller waits for. So fences, tags, TTLs, leases and slots hold
 for it. It does not wait for a lease or a slot. It runs in a copy of the context of the caller that it
 follows, outside of the loads of that caller. What it misses in turn teaches nothing.
+
+Keys that follow the clock are prefetched some seconds before their minute, in an empty context. The scheduler
+looks for the minute that comes next, and a thread of its own finds the keys. A minute that was left out, such
+as by a jump of the clock, is not made up for.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -26,6 +31,8 @@ from cachekit.loading.flights import leave_loads
 from cachekit.loading.options import Prefetch
 from cachekit.loading.path import Blocking, Path, failed_load
 from cachekit.loading.predictor import Predictor, PrefetchCounters, PrefetchInfo, Unproven
+from cachekit.loading.recurrence import Recurrence
+from cachekit.loading.recurrence_record import KeyRecord, recorded, restore, still_valid
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.threads_driver import Loads
@@ -34,10 +41,13 @@ from cachekit.model.types import MISSING, CacheLevel, Missing, RemovalCause
 from cachekit.runtime import fork
 from cachekit.runtime.background import BackgroundCall
 from cachekit.runtime.reentrant_lock import RLock
+from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.memory.store import Store
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+
+    from cachekit.loading.hot_set import HotSet
 
 #: The loader of a key and how it is loaded; None if the key cannot be loaded.
 Job: TypeAlias = tuple[Callable[[], Any], LoadRequest] | None
@@ -47,6 +57,8 @@ _TASKS: Final = 16
 _IDLE: Final = 5.0  # seconds after which a thread without work ends
 _ROWS: Final = 65_536
 _ROWS_PER_ENTRY: Final = 4
+_INTERVAL: Final = 5.0  # seconds between two looks at the clock
+_AHEAD: Final = 20.0  # seconds before a minute in which its keys are prefetched
 _EVICTED: Final = RemovalCause.EVICTED
 
 #: The prefetcher whose load the current thread or task carries out.
@@ -61,14 +73,19 @@ class PrefetchPool:
         tiers: of the cache.
         memory: its store.
         loads, awaited: its loads, in threads and in tasks.
+        hot_set: its keys that are used most, with which those that follow the clock are kept; None for none.
     """
 
     __slots__ = (
-        "__weakref__", "_lock", "_owners", "_prefetchers", "_queue", "_running", "_tasks", "_unfinished",
-        "_unsubscribe", "awaited", "closed", "counters", "loads", "memory", "tiers", "unproven",
+        "__weakref__", "_hot_set", "_job", "_lock", "_minute", "_owners", "_prefetchers", "_queue", "_round",
+        "_running", "_tasks", "_unfinished", "_unsubscribe", "awaited", "closed", "counters", "loads",
+        "memory", "tiers", "unproven",
     )  # fmt: skip
 
-    def __init__(self, tiers: TierStack, memory: Store, loads: Loads, awaited: AwaitedLoads) -> None:
+    def __init__(
+        self, tiers: TierStack, memory: Store, loads: Loads, awaited: AwaitedLoads, hot_set: HotSet | None
+    ) -> None:
+        self._hot_set = hot_set
         self.tiers = tiers
         self.memory = memory
         self.loads = loads
@@ -85,13 +102,60 @@ class PrefetchPool:
         #: idle: a key has left it before the thread that takes it can note so.
         self._running = self._unfinished = 0
         self._tasks = 0
+        self._job: ScheduledTask | None = None
+        self._round: BackgroundCall | None = None
+        self._minute = -1  # for which keys were prefetched last
         self._unsubscribe = memory.on_removal(self._removed)
         fork.register(self)
 
     def add(self, prefetcher: Prefetcher) -> None:
         """Add a prefetcher, which the caller keeps."""
+        follows = prefetcher.follows_clock
+        job = scheduler.every(_INTERVAL, self.look) if follows and self._job is None else None
         with self._lock:
             self._prefetchers.add(prefetcher)
+            if self._job is None and not self.closed:
+                self._job, job = job, None
+        if job is not None:
+            job.cancel()
+
+    def _all(self) -> list[Prefetcher]:
+        with self._lock:
+            return list(self._prefetchers)
+
+    # -- the clock ----------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Prefetch the keys of the minute that comes next, unless that is done or still under way."""
+        minute = int((self.tiers.now() + _AHEAD) // 60)
+        if minute != self._minute and (self._round is None or self._round.is_over):
+            self._minute = minute
+            self._round = BackgroundCall(partial(self._foresee, minute))
+            self._round.start()
+
+    def _foresee(self, minute: int) -> None:
+        now = self.minute()
+        for prefetcher in self._all():
+            self._restore(prefetcher, now)
+            if not self.closed:
+                prefetcher.foresee(minute, now)
+
+    def _restore(self, prefetcher: Prefetcher, now: int) -> None:
+        if self._hot_set is not None and prefetcher.record is not None:
+            prefetcher.restore(self._hot_set.recurring(), now)
+
+    def minute(self) -> int:
+        """Return the present minute, since 1970 in UTC."""
+        return int(self.tiers.now() // 60)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what is known of the keys that follow the clock, for the next process."""
+        now, prefetchers = self.minute(), self._all()
+        for one in prefetchers:
+            self._restore(one, now)
+        parts = ((one.record, one.predictor) for one in prefetchers if one.record is not None)
+        carried = {} if self._hot_set is None else still_valid(self._hot_set.recurring(), now)
+        return carried | recorded(parts)
 
     # -- entries in memory --------------------------------------------------------------------------
 
@@ -192,8 +256,10 @@ class PrefetchPool:
         with self._lock:
             for _ in range(self._running):
                 self._queue.put(None)
-            prefetchers = list(self._prefetchers)
-        for prefetcher in prefetchers:
+            job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+        for prefetcher in self._all():
             prefetcher.predictor.close()
         self._owners.clear()
 
@@ -228,9 +294,13 @@ class Prefetcher:
         may_begin: Returns whether the key can be prefetched.
         copies: Whether the lower tiers are asked first.
         is_async: whether the loaders are awaited, so that they run in tasks.
+        record: What a record says of its keys that follow the clock; None if these are not recorded.
     """
 
-    __slots__ = ("__weakref__", "_copies", "_is_async", "_job", "_lookups", "pool", "predictor")
+    __slots__ = (
+        "__weakref__", "_copies", "_is_async", "_is_restored", "_job", "_lookups", "_loop", "follows_clock",
+        "pool", "predictor", "record",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -242,6 +312,7 @@ class Prefetcher:
         may_begin: Callable[[str], bool] = bool,
         copies: bool = True,
         is_async: bool = False,
+        record: KeyRecord | None = None,
     ) -> None:
         size = pool.memory.max_size
         self.pool = pool
@@ -249,6 +320,11 @@ class Prefetcher:
         self._lookups = lookups
         self._copies = copies
         self._is_async = is_async
+        #: The loop of the last caller, for keys that no caller asks for at the moment.
+        self._loop: weakref.ref[AbstractEventLoop] | None = None
+        self.record = record
+        self._is_restored = record is None
+        self.follows_clock = options.clock
         self.predictor = Predictor(
             rows_of(options, size),
             options.depth,
@@ -257,6 +333,7 @@ class Prefetcher:
             pool.unproven,
             pool.counters,
             may_begin,
+            Recurrence() if options.clock else None,
         )
         pool.add(self)
 
@@ -276,12 +353,16 @@ class Prefetcher:
         if _prefetching.get() is not None or self.pool.closed:
             return []
         lookups = self._lookups
-        return self.predictor.missed(key, self._flow(), lookups.hits + lookups.misses + lookups.skipped)
+        requests = lookups.hits + lookups.misses + lookups.skipped
+        return self.predictor.missed(key, self._flow(), requests, self._minute())
 
     def first_hit(self, key: str) -> None:
         """Note the first hit of a prefetched entry, in the caller's thread or task; it raises nothing."""
         self.pool.unwatch(key)
-        self._begin(self.predictor.hit(key, self._flow()))
+        self._begin(self.predictor.hit(key, self._flow(), self._minute()))
+
+    def _minute(self) -> int | None:
+        return self.pool.minute() if self.follows_clock else None
 
     def find(self, key: str, level: CacheLevel) -> Any | Missing:
         """Return what `TierStack.find` returns. A server is asked for the key and what follows at once."""
@@ -307,7 +388,10 @@ class Prefetcher:
             import asyncio
 
             try:
-                return id(asyncio.current_task())
+                task = asyncio.current_task()
+                if self.follows_clock and task is not None:
+                    self._loop = weakref.ref(task.get_loop())
+                return id(task)
             except RuntimeError:  # a thread has hit what a task has prefetched
                 pass
         return threading.get_ident()
@@ -327,6 +411,39 @@ class Prefetcher:
                 self.predictor.dropped(key)
         else:
             self.pool.begin_tasks(self, keys, loop)
+
+    # -- the clock ----------------------------------------------------------------------------------
+
+    def restore(self, record: object, now: int) -> None:
+        """Add what an earlier process knew of keys that follow the clock. A second call does nothing."""
+        if not self._is_restored and self.record is not None:
+            self._is_restored = True
+            restore(record, self.record, self.predictor, now)
+
+    def foresee(self, minute: int, now: int) -> None:
+        """Prefetch the keys that the clock foresees for the next minute."""
+        tiers, flights = self.pool.tiers, self.pool.loads.flights
+        due = [
+            key
+            for key in self.predictor.due(minute, now)
+            if tiers.peek_memory(key) is MISSING and key not in flights
+        ]
+        keys = self.predictor.foresee(due, minute) if due else []
+        if not keys:
+            return
+        context = Context()  # no caller asks for them, so none gives its own
+        if not self._is_async:
+            context.run(self.pool.begin, self, keys)
+            return
+        loop = None if self._loop is None else self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self.pool.begin_tasks, self, keys, loop, context=context)
+                return
+        except RuntimeError:  # the loop is closed
+            pass
+        for key in keys:
+            self.predictor.dropped(key)
 
     # -- a prefetch ---------------------------------------------------------------------------------
 
@@ -351,7 +468,7 @@ class Prefetcher:
             return
         job = self._job(key)
         if job is None:
-            self.predictor.lost(key)
+            self.predictor.absent(key)
             return
         loader, request = job
         values: dict[str, Any] = {}

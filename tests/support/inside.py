@@ -94,6 +94,23 @@ def wait_for_prefetches(cache: IntelligentCache) -> None:
     wait_until(lambda: pool._unfinished == 0, "nothing is being prefetched")
 
 
+def look_at_clock(cache: IntelligentCache | aio.IntelligentCache) -> None:
+    """Have the keys of the minute that comes next found, and begin to prefetch them."""
+    pool = prefetches(cache)
+    pool.look()
+    if pool._round is not None:
+        pool._round.wait(30)
+        assert pool._round.is_over
+
+
+def clock_table(cache: IntelligentCache) -> list[dict[str, dict[int, int]]]:
+    """Return what the only prefetcher of a cache knows of the hours and the days of keys."""
+    (prefetcher,) = prefetches(cache)._prefetchers
+    recurrence = prefetcher.predictor._recurrence
+    assert recurrence is not None
+    return [table.rows for table in recurrence._tables]
+
+
 def flights(cache: IntelligentCache | aio.IntelligentCache) -> FlightTable[Any]:
     """Return the loads under way."""
     return _core(cache)._core.loads.path.flights

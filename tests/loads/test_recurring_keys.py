@@ -1,0 +1,561 @@
+"""Keys that are asked for in the same minute of an hour or a day are in memory before that minute."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import tracemalloc
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import inside
+import pytest
+from prefetched_pages import Pages, memory_only
+from redis_server import wait_until
+
+from cachekit import FileCache, IntelligentCache, MemoryCache, Prefetch, aio
+from cachekit.loading import hot_set, prefetching
+from cachekit.loading.predictor import Predictor, PrefetchCounters, Unproven
+from cachekit.loading.recurrence import Recurrence
+from cachekit.testing import ManualClock
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+KEYS = range(10)
+
+#: Of one row no sequence is learned.
+BY_CLOCK = Prefetch(rows=1)
+
+
+@pytest.fixture(autouse=True)
+def _looks_of_the_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetching, "_INTERVAL", 1e6)
+
+
+class Clocked:
+    """A cached function whose pages are asked for at a quarter past the hour, or the day."""
+
+    def __init__(self, cache: IntelligentCache, clock: ManualClock, **options: Any) -> None:
+        self.clock = clock
+        self.pages = Pages(cache, **{"ttl": 600, "prefetch": BY_CLOCK, **options})
+
+    def go_to(self, minutes: float, period: float = HOUR) -> None:
+        """Let time pass until so many minutes of the period are over."""
+        self.clock.advance((60 * minutes - self.clock.time()) % period)
+
+    def turn(self, numbers: Iterable[int] = KEYS, period: float = HOUR) -> list[int]:
+        """Let a period pass, and return the numbers that were not in memory at a quarter past."""
+        self.go_to(14.7, period)
+        inside.look_at_clock(self.pages.cache)
+        inside.wait_for_prefetches(self.pages.cache)
+        self.go_to(15.4, period)
+        return sorted(self.pages.read(numbers))
+
+    def prove(self) -> None:
+        """Let the keys come for four hours."""
+        for _ in range(4):
+            assert self.turn() == list(KEYS)
+        assert self.pages.info.clock_active
+
+
+def clocked(size: int = 400, **options: Any) -> Clocked:
+    clock = ManualClock()
+    return Clocked(memory_only(size, clock=clock, cleanup_interval=None), clock, **options)
+
+
+@pytest.mark.parametrize("period", [HOUR, DAY])
+def test_what_recurs_is_in_memory_from_the_fifth_time_on(period: float) -> None:
+    """Three times teach it, and the fourth one proves it."""
+    keys = clocked()
+    with keys.pages.cache as cache:
+        assert [len(keys.turn(KEYS, period)) for _ in range(4)] == [10] * 4
+        info = keys.pages.info
+        assert (info.clock_foreseen, info.clock_right, info.clock_issued) == (10, 10, 0)
+        assert [keys.turn(KEYS, period) for _ in range(3)] == [[]] * 3
+        info = keys.pages.info
+        assert (info.clock_issued, info.clock_useful, info.clock_right) == (30, 30, 40)
+        assert (info.issued, info.useful, info.wasted, info.saved_loads_net) == (30, 30, 0, 30)
+        assert info.clock_active
+        combined = cache.get_stats()["combined"]
+        assert (combined.prefetches, combined.prefetch_hits, combined.loads) == (30, 30, 70)
+
+
+def test_a_weekend_is_no_end() -> None:
+    """A key that is left out twice is known after that; it is wasted once."""
+    keys = clocked()
+    with keys.pages.cache:
+        for _ in range(4):
+            keys.turn(KEYS, DAY)
+        assert keys.turn(KEYS, DAY) == []
+        for _ in range(2):
+            keys.turn([], DAY)
+        assert keys.turn(KEYS, DAY) == list(KEYS)
+        assert keys.pages.info.wasted == len(KEYS)
+        for _ in range(2):  # what was wasted has to be proven again
+            keys.turn(KEYS, DAY)
+        assert keys.turn(KEYS, DAY) == []
+
+
+def test_only_what_memory_lacks_is_foreseen() -> None:
+    """Of an entry that is there, there is nothing to save, and nothing to prove."""
+    keys = clocked(ttl=2 * HOUR)
+    with keys.pages.cache:
+        for _ in range(12):
+            keys.turn()
+        assert keys.pages.info.clock_foreseen == 0
+
+
+def test_it_can_be_off() -> None:
+    keys = clocked(prefetch=Prefetch(rows=1, clock=False))
+    with keys.pages.cache as cache:
+        for _ in range(6):
+            assert keys.turn() == list(KEYS)
+        assert keys.pages.info[8:] == (0, 0, 0, 0, False)
+        assert inside.prefetches(cache)._job is None
+
+
+def test_keys_at_random_minutes_prove_nothing() -> None:
+    """Some of them come in the same minute by accident. Keys of every minute do not follow the clock."""
+    random = Random(2)
+    predictor = Predictor(
+        1, 1, 0.25, 1_000, Unproven(1_000), PrefetchCounters(), lambda _: True, Recurrence()
+    )
+    for minute in range(24 * 60):
+        assert predictor.foresee(predictor.due(minute, minute - 1), minute) == []
+        rare = random.sample(range(100, 200), 4)
+        often = [number for number in range(10) if random.random() < 0.5]
+        for number in ["of each minute", *rare, *often]:
+            predictor.missed(str(number), 0, 0, minute)
+    info = predictor.info()
+    assert 0 < info.clock_foreseen < 100
+    assert info.clock_right < 10
+    assert not info.clock_active
+
+
+def test_keys_that_come_three_times_prove_nothing() -> None:
+    """Each group is foreseen once, and does not come again."""
+    keys = clocked()
+    with keys.pages.cache:
+        for group in range(6):
+            for _ in range(3):
+                assert len(keys.turn(range(10 * group, 10 * group + 10))) == 10
+        info = keys.pages.info
+        assert (info.clock_foreseen, info.clock_right, info.clock_issued) == (50, 0, 0)
+
+
+def test_keys_that_stop_once_they_are_proven() -> None:
+    """What that wastes is bounded by the budget, and each proof takes twice as many keys."""
+    keys = clocked()
+    with keys.pages.cache as cache:
+        for group in range(12):
+            for _ in range(4):
+                keys.turn(range(10 * group, 10 * group + 10))
+        info = keys.pages.info
+        requests = cache.get_stats()["combined"].requests
+        assert info.wasted <= 32 + requests / 200 + 0.25 * info.useful
+        assert 0 < info.clock_issued - info.clock_useful <= 20
+        assert not info.clock_active
+
+
+def test_the_budget_and_the_part_of_memory_hold() -> None:
+    """Of a hundred keys, as many are prefetched as may be unproven."""
+    keys = clocked(size=200)
+    with keys.pages.cache:
+        for _ in range(4):
+            keys.turn(range(100))
+        assert len(keys.turn(range(100))) == 80
+        assert keys.pages.info.clock_issued == 20
+
+
+def test_a_loader_that_fails_stops_it() -> None:
+    """It is not asked for ever."""
+    keys = clocked()
+    with keys.pages.cache:
+        keys.prove()
+
+        def fail(_: int) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                raise OSError("backend down")
+
+        keys.pages.inside = fail
+        for _ in range(20):
+            assert keys.turn() == list(KEYS)
+        info = keys.pages.info
+        assert info.wasted == info.clock_issued <= 32 + 250 / 200
+        assert info.paused == "too many prefetches were wasted"
+
+
+def test_an_entry_that_expires_before_its_minute_is_wasted() -> None:
+    """So the keys are no longer proven, though they are asked for each hour."""
+    keys = clocked(ttl=20)
+    with keys.pages.cache:
+        keys.prove()
+        for _ in range(20):
+            assert keys.turn() == list(KEYS)
+        info = keys.pages.info
+        assert info.wasted == info.clock_issued <= 40
+        assert info.clock_useful == 0
+
+
+def test_an_invalidation_between_the_prefetch_and_its_use() -> None:
+    """The caller gets a value that was loaded after it."""
+    keys = clocked()
+    with keys.pages.cache as cache:
+        keys.prove()
+        keys.go_to(14.7)
+        inside.look_at_clock(cache)
+        inside.wait_for_prefetches(cache)
+        keys.pages.forget()
+        assert keys.pages.info.wasted == len(KEYS)
+        keys.go_to(15.4)
+        keys.pages.calls.clear()
+        assert keys.pages.read(KEYS) == list(KEYS)
+        assert sorted(keys.pages.calls) == list(KEYS)
+
+
+def test_each_minute_has_one_look() -> None:
+    """What is gone again, a later look does not load."""
+    keys = clocked()
+    with keys.pages.cache as cache:
+        keys.prove()
+        for _ in range(3):
+            assert keys.turn() == []
+        keys.pages.calls.clear()
+        keys.go_to(14.7)
+        for _ in range(3):
+            inside.look_at_clock(cache)
+            inside.wait_for_prefetches(cache)
+            keys.pages.forget()
+        assert sorted(keys.pages.calls) == list(KEYS)
+        assert keys.pages.info.clock_active
+
+
+def test_an_invalidation_during_the_prefetch_refuses_the_value() -> None:
+    keys = clocked()
+    with keys.pages.cache as cache:
+        keys.prove()
+        began, proceed = threading.Semaphore(0), threading.Event()
+
+        def hold(_: int) -> None:
+            began.release()
+            proceed.wait(30)
+
+        keys.pages.inside = hold
+        keys.go_to(14.7)
+        inside.look_at_clock(cache)
+        for _ in range(4):
+            assert began.acquire(timeout=30)
+        keys.pages.forget()
+        held = [keys.pages.page.key(number) for number in keys.pages.calls[-4:]]
+        proceed.set()
+        inside.wait_for_prefetches(cache)
+        assert not any(key in cache for key in held)
+        assert keys.pages.info.wasted == 4
+
+
+def test_closing_in_the_middle_begins_no_further_load() -> None:
+    """What four threads load goes on, and what is queued does not begin."""
+    keys = clocked()
+    cache = keys.pages.cache
+    keys.prove()
+    keys.pages.calls.clear()
+    began, proceed = threading.Semaphore(0), threading.Event()
+
+    def hold(_: int) -> None:
+        began.release()
+        proceed.wait(30)
+
+    keys.pages.inside = hold
+    keys.go_to(14.7)
+    inside.look_at_clock(cache)
+    for _ in range(4):
+        assert began.acquire(timeout=30)
+    pool = inside.prefetches(cache)
+    assert pool._job is not None
+    cache.close()
+    proceed.set()
+    wait_until(lambda: pool._running == 0, "the threads end")
+    assert len(keys.pages.calls) == 4
+    assert pool._job is None
+    keys.go_to(14.7)
+    inside.look_at_clock(cache)
+    assert pool._running == 0
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR, 1800.0, 10 * 365 * DAY, -10 * 365 * DAY])
+def test_a_jump_of_the_clock_begins_no_storm(jump: float) -> None:
+    """A minute that is left out is not made up for, and the keys are learned again."""
+    keys = clocked()
+    with keys.pages.cache as cache:
+        keys.prove()
+        assert keys.turn() == []
+        issued = keys.pages.info.issued
+        keys.clock.jump(jump)
+        for _ in range(5):
+            inside.look_at_clock(cache)
+            inside.wait_for_prefetches(cache)
+        assert keys.pages.info.issued == issued
+        for _ in range(6):
+            keys.turn()
+        assert keys.turn() == []
+        assert keys.pages.info.wasted <= len(KEYS)
+
+
+def test_a_clock_that_goes_to_and_fro() -> None:
+    """Between two minutes, at each look: each key is loaded once."""
+    keys = clocked()
+    with keys.pages.cache as cache:
+        keys.prove()
+        keys.pages.calls.clear()
+        keys.go_to(14.7)
+        for step in range(20):
+            inside.look_at_clock(cache)
+            inside.wait_for_prefetches(cache)
+            keys.clock.jump(HOUR / 60 * (-1) ** step)
+        assert sorted(keys.pages.calls) == list(KEYS)
+
+
+def test_coroutine_functions() -> None:
+    """They run in tasks of the loop of their last caller, and not after it is closed."""
+    clock = ManualClock()
+    memory = MemoryCache(400, clock=clock, cleanup_interval=None)
+    calls: list[int] = []
+    cache = aio.IntelligentCache(memory, file_cache=None)
+
+    @cache.cached(prefetch=BY_CLOCK, ttl=600)
+    async def page(number: int) -> int:
+        calls.append(number)
+        await asyncio.sleep(0)
+        return number
+
+    async def turn() -> int:
+        clock.advance((60 * 14.7 - clock.time()) % HOUR)
+        await asyncio.to_thread(inside.look_at_clock, cache)
+        await asyncio.sleep(0)
+        while inside.tasks(cache):
+            await asyncio.sleep(0)
+        clock.advance((60 * 15.4 - clock.time()) % HOUR)
+        misses = page.cache_info().misses
+        for number in KEYS:
+            assert await page(number) == number
+            while inside.tasks(cache):
+                await asyncio.sleep(0)
+        return page.cache_info().misses - misses
+
+    async def main() -> None:
+        assert [await turn() for _ in range(6)] == [10, 10, 10, 10, 0, 0]
+
+    asyncio.run(main())
+    clock.advance((60 * 14.7 - clock.time()) % HOUR)
+    inside.look_at_clock(cache)
+    info = page.cache_info().prefetch
+    assert info is not None
+    assert (info.clock_issued, info.clock_useful, info.wasted) == (20, 20, 0)
+    assert len(calls) == 60
+    asyncio.run(cache.close())
+
+
+def on_files(path: Path, clock: ManualClock, **more: Any) -> IntelligentCache:
+    file = FileCache(path, 8, clock=clock, cleanup_interval=None)
+    memory = MemoryCache(400, clock=clock, cleanup_interval=None)
+    return IntelligentCache(memory, None, file, reload_hot=True, **more)
+
+
+@pytest.mark.parametrize("period", [HOUR, DAY])
+def test_it_goes_on_after_a_restart(tmp_path: Path, period: float) -> None:
+    """Each time in a process of its own; the function is known from its first call on."""
+    clock, missed = ManualClock(), list[int]()
+    for _ in range(6):
+        with on_files(tmp_path, clock) as cache:
+            keys = Clocked(cache, clock)
+            keys.pages.read([1_000 + len(missed)])
+            missed.append(len(keys.turn(KEYS, period)))
+    assert missed == [10, 10, 10, 10, 0, 0]
+
+
+def test_a_run_in_which_the_function_is_not_called_keeps_the_record(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with on_files(tmp_path, clock) as cache:
+        Clocked(cache, clock).prove()
+    with on_files(tmp_path, clock, prefetch=True) as cache:
+        cache.get("of this run")
+    with on_files(tmp_path, clock) as cache:
+        keys = Clocked(cache, clock)
+        keys.pages.read([1_000])
+        assert keys.turn() == []
+
+
+def test_an_edited_function_begins_again(tmp_path: Path) -> None:
+    """Its keys are others, and so are those of a function with other arguments."""
+    clock = ManualClock()
+    with on_files(tmp_path, clock) as cache:
+        Clocked(cache, clock).prove()
+    with on_files(tmp_path, clock) as cache:
+
+        @cache.cached(prefetch=True, name="page", version="2", ttl=600)
+        def page(number: int, more: int) -> int:
+            return number
+
+        page(1, 2)
+        inside.look_at_clock(cache)
+        hours, days = inside.clock_table(cache)
+        assert set(hours) == set(days) == {page.key(1, 2)}
+
+
+def test_regions_and_lower_tiers_after_a_restart(tmp_path: Path) -> None:
+    """Their keys need no argument. Memory alone forgets in between."""
+    clock = ManualClock()
+    loads: list[str] = []
+
+    def load(key: str) -> str:
+        loads.append(key)
+        return key.upper()
+
+    for turn in range(6):
+        with on_files(tmp_path, clock, prefetch=BY_CLOCK) as cache:
+            inside.wait_for_reload(cache)
+            users = cache.region("user:", str, loader=load, prefetch=BY_CLOCK, ttl=600)
+            cache.set_many({key: key.upper() for key in "abcdefghij"}, ttl=DAY)
+            clock.advance((60 * 14.7 - clock.time()) % HOUR)
+            inside.memory(cache).clear()
+            inside.look_at_clock(cache)
+            inside.wait_for_prefetches(cache)
+            clock.advance((60 * 15.4 - clock.time()) % HOUR)
+            loads.clear()
+            before = cache.get_stats()["memory"].misses
+            for key in "abcdefghij":
+                assert cache.get(key) == key.upper()
+                inside.wait_for_prefetches(cache)
+            copied = cache.get_stats()["memory"].misses == before
+            for key in "klmnopqrst":
+                assert users.get_or_set(key) == key.upper()
+                inside.wait_for_prefetches(cache)
+            assert (copied, not loads) == (turn > 3, turn > 3)
+    info = cache.prefetch_info()
+    assert info is not None
+    # The keys of the region are in no lower tier any more, and tell nothing of the others.
+    assert (info.clock_active, info.clock_useful, info.wasted) == (True, 10, 0)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        17,
+        {"cache": 1},
+        {"cache": {"rows": 1}},
+        {"cache": {"rows": [1, [], ["a", True, [1], []], ["a", True, ["b", 1], []], [5, True, [], []]]}},
+        {"cache": {"rows": [["a", True, [-1, 1], []], ["a", None, [1, 1], []]], "proof": [1, 2, 3, 4]}},
+        {"cache": {"rows": [], "proof": [8, 8, 10**30, 1]}},
+        {"cache": {"rows": [["a", True, [10**9, 10**9] * 50_000, []]], "proof": "1111"}},
+        {1: {"rows": None}},
+    ],
+)
+def test_a_record_of_another_writer_is_checked(tmp_path: Path, record: Any) -> None:
+    """What it says that cannot be is left out."""
+    clock = ManualClock()
+    with FileCache(tmp_path, 8) as file:
+        file.set_value(hot_set.RECURRING_KEY, record)
+    with on_files(tmp_path, clock, prefetch=True) as cache:
+        inside.look_at_clock(cache)
+        assert inside.clock_table(cache) == [{}, {}]
+        assert cache.prefetch_info() == (0, 0, 0, 0, 0, 0, 1, "", 0, 0, 0, 0, False)
+        cache.get("b")
+    with on_files(tmp_path, clock, prefetch=True) as cache:
+        inside.look_at_clock(cache)
+        assert [set(rows) for rows in inside.clock_table(cache)] == [{"b"}, {"b"}]
+
+
+def test_recorded_arguments_are_those_of_the_key(tmp_path: Path) -> None:
+    """A record that another program has changed calls no function with other arguments."""
+    clock = ManualClock()
+    with on_files(tmp_path, clock) as cache:
+        Clocked(cache, clock).prove()
+    with FileCache(tmp_path, 8, clock=clock) as file:
+        record = file.get_value(hot_set.RECURRING_KEY)
+        (part,) = record.values()
+        for row in part["rows"]:
+            row[1] = [[666], {}]
+        file.set_value(hot_set.RECURRING_KEY, record)
+    with on_files(tmp_path, clock) as cache:
+        keys = Clocked(cache, clock)
+        keys.pages.read([1_000])
+        assert keys.turn() == list(KEYS)
+        assert 666 not in keys.pages.calls
+
+
+@pytest.mark.parametrize("count", [4_000, pytest.param(100_000, marks=pytest.mark.soak)])
+def test_the_table_is_bounded(count: int) -> None:
+    """In keys and in bytes, whatever is asked for; keys that it knows stay."""
+    recurrence = Recurrence()
+    texts = [f"a key of some length, number {number}" for number in range(count)]
+    long = ["x" * 1_000 + str(number) for number in range(100)]
+    tracemalloc.start()
+    try:
+        for number, key in enumerate(["known", *long, *texts]):
+            recurrence.wanted(key, 60 + number % 50)
+        for key in recurrence.due(120):
+            recurrence.expect(key, 120)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 3 << 20
+    for table in recurrence._tables:
+        assert len(table.rows) <= 2048
+        assert sum(map(len, table.rows)) <= 1 << 18
+        assert "known" in table.rows
+    recurrence.wanted("new", 110)
+    assert "new" not in recurrence
+    for hour in range(1, 4):  # what comes again displaces what does not
+        recurrence.wanted("new", 110 + 60 * hour)
+    assert recurrence.due(110 + 240) == ["new"]
+    recurrence.pass_time(3_000)
+    assert "known" not in recurrence
+
+
+def test_a_key_of_many_minutes_is_not_kept() -> None:
+    """But for the minutes in which it came again."""
+    recurrence = Recurrence()
+    for minute in range(6):
+        recurrence.wanted("a", minute)
+        recurrence.wanted("b", minute)
+    recurrence.wanted("a", 6)
+    assert "a" not in recurrence
+    assert "b" in recurrence
+    for hour in range(1, 4):
+        recurrence.wanted("b", 60 * hour)
+    for minute in range(181, 230):
+        recurrence.wanted("b", minute)
+    assert recurrence.due(240) == ["b"]
+    assert recurrence.due(241) == []
+
+
+def proofs(recurrence: Recurrence, outcomes: Sequence[bool], prefetched: bool = False) -> list[bool]:
+    found = []
+    for is_right in outcomes:
+        recurrence.judge(is_right, prefetched=prefetched)
+        found.append(recurrence.is_proven)
+    return found
+
+
+def test_a_proof_takes_eight_keys_and_ends_below_a_half() -> None:
+    """The next one takes sixteen. During a proof only what was prefetched counts."""
+    assert not any(proofs(Recurrence(), [True, False] * 100))
+    recurrence = Recurrence()
+    assert proofs(recurrence, [True] * 8) == [False] * 7 + [True]
+    assert all(proofs(recurrence, [False] * 100))
+    assert proofs(recurrence, [False] * 5, True) == [True] * 4 + [False]
+    assert not any(proofs(recurrence, [True] * 100, True))
+    assert proofs(recurrence, [True] * 16) == [False] * 15 + [True]
+
+
+def test_the_option() -> None:
+    """It is checked, compared, pickled and shown as the others."""
+    off = Prefetch(clock=False)
+    assert off != Prefetch() == Prefetch(clock=True)
+    assert pickle.loads(pickle.dumps(off)) == off
+    assert repr(off) == "Prefetch(depth=16, rows=None, max_waste=0.25, clock=False)"
+    with pytest.raises(TypeError, match="clock must be True or False, not 1"):
+        Prefetch(clock=1)  # type: ignore[arg-type]
