@@ -117,6 +117,12 @@ def test_the_estimate_is_no_less_than_the_memory(codec: CodecName, name: str) ->
     decoder, estimate = ESTIMATES[codec]
     payload = BOMBS[name][1](30_000) if name in BOMBS else decoder.encode((SMALL | TAGGED | PICKLED)[name])
     decoder.decode(payload)  # what is loaded once
+    # The interpreter's table of texts, where keys of dicts are, may grow during one of the two.
+    assert min(held_by(decoder, payload), held_by(decoder, payload)) <= estimate(payload)
+
+
+def held_by(decoder: Any, payload: bytes) -> int:
+    """Return how many bytes the decoded value takes."""
     tracemalloc.start()
     try:
         value = decoder.decode(payload)
@@ -124,7 +130,7 @@ def test_the_estimate_is_no_less_than_the_memory(codec: CodecName, name: str) ->
     finally:
         tracemalloc.stop()
     assert value is not None
-    assert held <= estimate(payload)
+    return held
 
 
 @pytest.mark.parametrize(
