@@ -163,7 +163,7 @@ def main() -> None:
     sizes = (1, 2) if chosen.quick else (1, 8, 64)
     rows = [Row(f"{size} processes", partial(publishing, size), ours=size == sizes[0]) for size in sizes]
     report.ask(Question("a scrape of the host", 1, rows, "ms", 1e-3))
-    report.judge([Target(title, WATCHED, ALONE, 1.03) for title in TITLES.values()])
+    report.judge([Target(TITLES["hit"], WATCHED, ALONE, 1.03)])
     report.end()
 
 
