@@ -139,6 +139,24 @@ def test_a_file_that_becomes_another_one_during_the_block_is_left_alone(path: Pa
     assert path.read_text() == "a note\n"
 
 
+def test_the_file_is_whole_at_each_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is killed as it records leaves the older file."""
+    record(path, 1)
+    before = path.read_bytes()
+
+    def die(_: Path, target: Path) -> None:
+        raise SystemExit(f"before {target.name} is replaced")
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(SystemExit):
+        record(path, 2)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    record(path, 2)
+    with cassette(path, mode="replay"):
+        assert [double(1), double(2)] == [2, 4]
+
+
 def test_an_empty_file_is_an_empty_cassette(path: Path) -> None:
     path.write_text("\n")
     record(path, 1)
