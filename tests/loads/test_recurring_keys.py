@@ -20,6 +20,7 @@ from cachekit import FileCache, IntelligentCache, MemoryCache, Prefetch, aio
 from cachekit.loading import hot_set, prefetching
 from cachekit.loading.predictor import Predictor, PrefetchCounters, Unproven
 from cachekit.loading.recurrence import Recurrence
+from cachekit.runtime.scheduler import scheduler
 from cachekit.testing import ManualClock
 
 HOUR = 3600.0
@@ -274,8 +275,10 @@ def test_closing_in_the_middle_begins_no_further_load() -> None:
     for _ in range(4):
         assert began.acquire(timeout=30)
     pool = inside.prefetches(cache)
-    assert pool._job is not None
+    job = pool._job
+    assert job in scheduler._tasks
     cache.close()
+    assert job not in scheduler._tasks
     proceed.set()
     wait_until(lambda: pool._running == 0, "the threads end")
     assert len(keys.pages.calls) == 4
