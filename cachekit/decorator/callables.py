@@ -12,6 +12,7 @@ from cachekit.decorator.identity import COROUTINE, Subject
 from cachekit.decorator.key_encoding import encode, name_of
 from cachekit.decorator.naming import Unkeyable, qualified_name
 from cachekit.model.display import typed_repr
+from cachekit.runtime.interrupts import raise_interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,8 +126,6 @@ def _signature_of(called: Any) -> Any:
             if parameter.default is not parameter.empty:
                 encode(parameter.default)
     except (TypeError, ValueError, Unkeyable) as error:
-        from cachekit.runtime.interrupts import raise_interrupt
-
         raise_interrupt(error)
         return None
     return signature

@@ -198,6 +198,7 @@ class CachedCall:
         try:
             return "", self._signature.bind(args, kwargs)
         except TypeError as error:
+            # Not at the head of the module: few errors come here, and a decorated function loads less.
             from cachekit.runtime.interrupts import raise_interrupt
 
             raise_interrupt(error)

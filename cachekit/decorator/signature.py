@@ -115,6 +115,7 @@ class Signature:
             try:
                 inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
             except TypeError as error:
+                # Not at the head of the module: few errors come here, and a decorated function loads less.
                 from cachekit.runtime.interrupts import raise_interrupt
 
                 raise_interrupt(error)

@@ -135,6 +135,10 @@ class _Part(NamedTuple):
     first: Counter[int]
     last: Counter[int]
 
+    def optional(self, ways: int) -> _Part:
+        """Return the part with so many more ways to read nothing."""
+        return self._replace(empty=self.empty + ways)
+
 
 _EMPTY: Final = _Part(1, Counter(), Counter())
 
@@ -230,13 +234,11 @@ class _Repetition:
 
     def _of_repeat(self, least: int, most: Any, body: Any) -> _Part:
         if not _is_counted(most):
-            part = self._repeated(self._sequence(body))
-            return part._replace(empty=part.empty + (least == 0))
+            return self._repeated(self._sequence(body)).optional(least == 0)
         whole = _EMPTY
         # A few turns show as much as many do.
         for turn in range(min(most, 3)):
-            part = self._sequence(body)
-            whole = self._joined(whole, part._replace(empty=part.empty + (turn >= least)))
+            whole = self._joined(whole, self._sequence(body).optional(turn >= least))
         return whole
 
     def _place(self, characters: frozenset[str]) -> _Part:

@@ -61,6 +61,21 @@ class Clocked:
             assert self.turn() == list(KEYS)
         assert self.pages.info.clock_active
 
+    def hold_in_the_middle(self) -> threading.Event:
+        """Return, when all four threads load for the next minute, what lets them go on."""
+        began, proceed = threading.Semaphore(0), threading.Event()
+
+        def hold(_: int) -> None:
+            began.release()
+            proceed.wait(30)
+
+        self.pages.inside = hold
+        self.go_to(14.7)
+        inside.look_at_clock(self.pages.cache)
+        for _ in range(4):
+            assert began.acquire(timeout=30)
+        return proceed
+
 
 def clocked(size: int = 400, **options: Any) -> Clocked:
     clock = ManualClock()
@@ -238,17 +253,7 @@ def test_an_invalidation_during_the_prefetch_refuses_the_value() -> None:
     keys = clocked()
     with keys.pages.cache as cache:
         keys.prove()
-        began, proceed = threading.Semaphore(0), threading.Event()
-
-        def hold(_: int) -> None:
-            began.release()
-            proceed.wait(30)
-
-        keys.pages.inside = hold
-        keys.go_to(14.7)
-        inside.look_at_clock(cache)
-        for _ in range(4):
-            assert began.acquire(timeout=30)
+        proceed = keys.hold_in_the_middle()
         keys.pages.forget()
         held = [keys.pages.page.key(number) for number in keys.pages.calls[-4:]]
         proceed.set()
@@ -263,17 +268,7 @@ def test_closing_in_the_middle_begins_no_further_load() -> None:
     cache = keys.pages.cache
     keys.prove()
     keys.pages.calls.clear()
-    began, proceed = threading.Semaphore(0), threading.Event()
-
-    def hold(_: int) -> None:
-        began.release()
-        proceed.wait(30)
-
-    keys.pages.inside = hold
-    keys.go_to(14.7)
-    inside.look_at_clock(cache)
-    for _ in range(4):
-        assert began.acquire(timeout=30)
+    proceed = keys.hold_in_the_middle()
     pool = inside.prefetches(cache)
     job = pool._job
     assert job in scheduler._tasks
