@@ -389,7 +389,7 @@ class Predictor:
             return recurrence.due(minute)
 
     def foresee(self, keys: Sequence[str], minute: int) -> list[str]:
-        """Return those of the keys that are due which are to be prefetched; the others are so on paper.
+        """Return those of the keys that are due which are to be prefetched; the others are only noted.
 
         Args:
             keys: that memory does not have.

@@ -1,10 +1,9 @@
 """Recurrence: which keys are asked for in the same minute of an hour, or of a day, as before.
 
 It is fed with what teaches the `Predictor`: misses, and first hits on prefetched entries. A key that came in
-the same minute of three hours in a row, or of three days, is foreseen for the next one. At first that is on
-paper: it notes whether the key is asked for, and nothing is loaded. Keys are prefetched when at least three
-of four foreseen keys were asked for, and no more when fewer than half were. The proof after that takes twice
-as many keys.
+the same minute of three hours in a row, or of three days, is foreseen for the next one. At first it notes
+whether the key is asked for, and nothing is loaded. Keys are prefetched when at least three of four foreseen
+keys were asked for, and no more when fewer than half were. The proof after that takes twice as many keys.
 
 Minutes are those since 1970 in UTC, so neither a time zone nor daylight saving time moves them. After a jump
 of the clock, what it knows of minutes far away is out of date, and is learned again.
@@ -182,7 +181,7 @@ class Recurrence:
 
     def __init__(self) -> None:
         self._tables = tuple(map(_Minutes, _PERIODS))
-        #: The keys that are foreseen on paper, and for which minute.
+        #: The keys that are foreseen, and not prefetched, and for which minute.
         self._expected: dict[str, int] = {}
         self._needed = _NEEDED
         self._judged = self._judged_right = 0
@@ -215,13 +214,14 @@ class Recurrence:
         return sorted(found, key=found.__getitem__, reverse=True)
 
     def expect(self, key: str, minute: int) -> None:
-        """Foresee a key on paper."""
+        """Foresee a key, and prefetch nothing."""
         self._expected[key] = minute
 
     def judge(self, is_right: bool, *, prefetched: bool) -> None:
         """Note whether a key that was foreseen was asked for.
 
-        Keys that are foreseen on paper prove it. After that only prefetches count, which may fail, or expire.
+        Keys that are foreseen without a prefetch prove it. After that only prefetches count, which may fail, or
+        expire.
         """
         self.foreseen += 1
         self.right += is_right
