@@ -11,7 +11,7 @@ from cachekit.cassettes.answers import AnswerCodec
 from cachekit.cassettes.player import CassettePlayer
 from cachekit.cassettes.redaction import Redact, Redaction
 from cachekit.decorator.source import playing, reset_followers, switching
-from cachekit.loading.keep_warm import pause
+from cachekit.loading.pause import pause
 from cachekit.model.display import safe_repr, typed_repr
 from cachekit.runtime.threads import run_in_thread
 from cachekit.serialization.signing import Secret, secrets_from_environment

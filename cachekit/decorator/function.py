@@ -387,8 +387,13 @@ class CachedCall:
 
     @property
     def recorded_name(self) -> str:
-        """Return the name under which other processes know this function; empty if they do not."""
-        return "" if self._caches is not None else f"function {self._identity}"
+        """Return the name under which other processes know this function; empty if they do not.
+
+        Without one, the arguments of its calls are not recorded. Those that the key leaves out may be
+        secrets, and the key does not tell whether another program has changed them.
+        """
+        is_whole = self._key_func is None and not self._signature.ignores
+        return f"function {self._identity}" if self._caches is None and is_whole else ""
 
     def job(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         """Return how to load the result of a call that is prefetched."""

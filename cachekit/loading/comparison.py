@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from cachekit.model.display import is_plain_name, shows_keys
 from cachekit.model.types import SCALARS
-from cachekit.runtime.interrupts import is_no_fault_of_value
+from cachekit.runtime.interrupts import is_no_fault_of_value, raise_interrupt
 
 _MOST: Final = 3  # names
 _DEEPEST: Final = 30  # nested containers; two values that differ only below are taken for equal
@@ -90,7 +90,7 @@ def _of_dicts(
 
 def _shown(key: object) -> str:
     # A key that looks like the name of a field; any other one may be data.
-    return f"[{key!r}]" if shows_keys() or is_plain_name(key) else "[...]"
+    return f"[{key!r}]" if is_plain_name(key) or shows_keys() else "[...]"
 
 
 def _same_members(mine: AbstractSet[Any], theirs: AbstractSet[Any]) -> bool:
@@ -119,10 +119,10 @@ def _of_frames(one: Any, other: Any, where: str, depth: int, seen: _Seen) -> Ite
     try:
         if one.equals(other):
             return
-    except ValueError:  # of an array in a cell: then the cells are compared
-        pass
+    except ValueError as error:
+        raise_interrupt(error)  # else of an array in a cell: then the cells are compared
     index: Any = getattr(one, "index", None)
-    columns: Any = getattr(one, "columns", None)
+    columns: Any = one.columns if hasattr(type(one), "columns") else None
     if hasattr(index, "equals") and not index.equals(other.index):
         yield name
     elif hasattr(columns, "equals") and hasattr(one, "iloc"):
@@ -143,9 +143,18 @@ def _holds_objects(value: Any) -> bool:
 
 
 def _labels(value: Any) -> list[list[Any]]:
-    # The names of a series, of an index, and of those of a frame, which `equals` does not compare.
-    labelled = (value, getattr(value, "index", None), getattr(value, "columns", None))
-    return [list(getattr(one, "names", [getattr(one, "name", None)])) for one in labelled]
+    """Return the names of a series, of an index, and of those of a frame, which `equals` does not compare."""
+    # Of the classes: a column, or a label of a series, is an attribute of the object.
+    kind = type(value)
+    if hasattr(kind, "columns"):
+        return [_names(getattr(value, "index", None)), _names(value.columns)]
+    if hasattr(kind, "index"):
+        return [[getattr(value, "name", None)], _names(value.index)]
+    return [[getattr(value, "name", None)], _names(value)]
+
+
+def _names(axis: object) -> list[Any]:
+    return list(getattr(axis, "names", ()))
 
 
 def _of_arrays(one: Any, other: Any, where: str, depth: int, seen: _Seen) -> Iterator[str]:
@@ -171,8 +180,9 @@ def _of_arrays(one: Any, other: Any, where: str, depth: int, seen: _Seen) -> Ite
 def _equal(one: Any, other: Any) -> bool:
     try:
         return bool(one == other)
-    except ValueError:  # of an array inside: then the parts are compared
-        return False
+    except ValueError as error:
+        raise_interrupt(error)
+        return False  # of an array inside: then the parts are compared
 
 
 class _Parts(NamedTuple):
@@ -231,5 +241,6 @@ def _parts(value: object) -> _Parts:
         # Attributes have the names that users know, and are there for nearly all classes.
         named, state = named or state, None
     elif isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
-        state = None  # the attributes of a class with slots
+        # Of a class with slots. They have the names of private ones, which no attribute has.
+        named, state = state[1] | named, None
     return _Parts(named, (make, arguments, state, list(items or ()), list(pairs or ())))

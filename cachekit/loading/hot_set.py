@@ -24,7 +24,7 @@ from typing import Any, Final, final
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor
 from cachekit.coherence.tier_stack import FencedCopy, TierStack
-from cachekit.errors import CacheClosedError
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model.counters import LookupTable
 from cachekit.model.display import shown_error
 from cachekit.model.entry import CacheEntry
@@ -72,7 +72,7 @@ class HotSet:
 
     __slots__ = (
         "__weakref__", "_carried", "_copies", "_ended", "_functions", "_job", "_log", "_memory", "_most",
-        "_most_bytes", "_reader", "_recurring", "_seen", "_table", "_taken", "_tier", "_tiers", "_waiting",
+        "_most_bytes", "_reader", "_seen", "_table", "_taken", "_tier", "_tiers", "_waiting",
         "record_recurring", "reloaded",
     )  # fmt: skip
 
@@ -103,8 +103,6 @@ class HotSet:
         self._ended = False
         self.reloaded = 0
         self._taken = 0  # bytes of the stored values that were copied
-        #: The last record of keys that follow the clock; None until prefetching asks for it.
-        self._recurring: object = None
         self.record_recurring: Callable[[], dict[str, Any]] | None = None
         self._copies: list[BackgroundCall] = []
         # Apart: it goes through all entries of memory, and writes to a disk or a server.
@@ -158,7 +156,8 @@ class HotSet:
 
     def _stored(self) -> list[_Hot]:
         """Return the keys of the record. Other programs may write there, so each part is checked."""
-        record = self._read(KEY)
+        entry = self._tier.call(self._tier.tier.peek, KEY)
+        record = None if entry is None or entry is UNAVAILABLE else entry.value
         if not isinstance(record, dict):
             return []
         keys, functions, numbers = (record.get(name) for name in ("keys", "functions", "function_of"))
@@ -169,10 +168,6 @@ class HotSet:
             if type(key) is str and type(number) is int and 0 <= number < len(functions):
                 found.append((key, str(functions[number])))
         return found
-
-    def _read(self, key: str) -> Any:
-        entry = self._tier.call(self._tier.tier.peek, key)
-        return None if entry is None or entry is UNAVAILABLE else entry.value
 
     def _copy(self, hot: Sequence[_Hot]) -> None:
         begun = self._tiers.monotonic()
@@ -243,10 +238,14 @@ class HotSet:
         self._tier.call(self._tier.tier.set, key, CacheEntry(key, record, self._tiers.now()))
 
     def recurring(self) -> object:
-        """Return what an earlier process has recorded of keys that follow the clock; it may read a tier."""
-        if self._recurring is None:
-            self._recurring = self._read(RECURRING_KEY) or {}
-        return self._recurring
+        """Return the last record of keys that follow the clock; None if the tier is out."""
+        try:
+            entry = self._tier.call(self._tier.tier.peek, RECURRING_KEY)
+        except TierUnavailableError:  # of a strict cache
+            return None
+        if entry is UNAVAILABLE:
+            return None
+        return {} if entry is None else entry.value
 
     def _hot(self) -> Sequence[_Hot]:
         now, shared = self._memory.time.monotonic(), self._tiers.file is not None

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, final
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError
 from cachekit.loading.path import failed_load
+from cachekit.loading.pause import pause
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.threads_driver import Loads
 from cachekit.model.types import MISSING
@@ -30,20 +31,6 @@ _MARGIN: Final = 0.2  # the last part of a life, in which a key is reloaded
 _TRIES: Final = 4  # attempts in this part
 _SPARE: Final = 100  # pairs that may be out of date, beyond one for each key
 _SLICE: Final = 500  # keys that are taken in one hold of the lock
-
-
-@final
-class Pause:
-    """Whether the keys of all caches wait to be kept warm."""
-
-    __slots__ = ("is_on",)
-
-    def __init__(self) -> None:
-        self.is_on = False
-
-
-#: On while a cassette answers: a replay must call no loader, also none of the background.
-pause: Final = Pause()
 
 
 class _Kept(NamedTuple):

@@ -427,7 +427,7 @@ class Predictor:
         if self._recurrence is None:
             return None
         with self._lock:
-            return self._recurrence.proof, iter(list(self._recurrence.recorded()))
+            return self._recurrence.proof, self._recurrence.recorded()
 
     def restore(self, proof: object, rows: Sequence[Recorded], now: int) -> None:
         """Add what an earlier process has recorded."""

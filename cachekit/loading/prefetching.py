@@ -30,9 +30,10 @@ from cachekit.errors import CacheClosedError
 from cachekit.loading.flights import leave_loads
 from cachekit.loading.options import Prefetch
 from cachekit.loading.path import Blocking, Path, failed_load
+from cachekit.loading.pause import pause
 from cachekit.loading.predictor import Predictor, PrefetchCounters, PrefetchInfo, Unproven
 from cachekit.loading.recurrence import Recurrence
-from cachekit.loading.recurrence_record import KeyRecord, recorded, restore, still_valid
+from cachekit.loading.recurrence_record import KeyRecord, carried, recorded, restore, still_valid
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.threads_driver import Loads
@@ -77,15 +78,17 @@ class PrefetchPool:
     """
 
     __slots__ = (
-        "__weakref__", "_hot_set", "_job", "_lock", "_minute", "_owners", "_prefetchers", "_queue", "_round",
-        "_running", "_tasks", "_unfinished", "_unsubscribe", "awaited", "closed", "counters", "loads",
-        "memory", "tiers", "unproven",
+        "__weakref__", "_earlier", "_hot_set", "_job", "_lock", "_minute", "_owners", "_prefetchers",
+        "_queue", "_round", "_running", "_tasks", "_unfinished", "_unsubscribe", "awaited", "closed",
+        "counters", "loads", "memory", "tiers", "unproven",
     )  # fmt: skip
 
     def __init__(
         self, tiers: TierStack, memory: Store, loads: Loads, awaited: AwaitedLoads, hot_set: HotSet | None
     ) -> None:
         self._hot_set = hot_set
+        #: The parts of the last record that no prefetcher has taken yet; None until it is read.
+        self._earlier: dict[str, Any] | None = None
         self.tiers = tiers
         self.memory = memory
         self.loads = loads
@@ -127,6 +130,8 @@ class PrefetchPool:
 
     def look(self) -> None:
         """Prefetch the keys of the minute that comes next, unless that is done or still under way."""
+        if pause.is_on:
+            return
         minute = int((self.tiers.now() + _AHEAD) // 60)
         if minute != self._minute and (self._round is None or self._round.is_over):
             self._minute = minute
@@ -141,8 +146,14 @@ class PrefetchPool:
                 prefetcher.foresee(minute, now)
 
     def _restore(self, prefetcher: Prefetcher, now: int) -> None:
-        if self._hot_set is not None and prefetcher.record is not None:
-            prefetcher.restore(self._hot_set.recurring(), now)
+        if prefetcher.record is None or self._hot_set is None:
+            return
+        if self._earlier is None:
+            record = self._hot_set.recurring()
+            if record is None:
+                return  # later: a record that was not read must not be overwritten
+            self._earlier = still_valid(record, now)
+        restore(self._earlier.pop(prefetcher.record.name, None), prefetcher.record, prefetcher.predictor, now)
 
     def minute(self) -> int:
         """Return the present minute, since 1970 in UTC."""
@@ -153,9 +164,10 @@ class PrefetchPool:
         now, prefetchers = self.minute(), self._all()
         for one in prefetchers:
             self._restore(one, now)
+        if self._earlier is None:
+            return {}
         parts = ((one.record, one.predictor) for one in prefetchers if one.record is not None)
-        carried = {} if self._hot_set is None else still_valid(self._hot_set.recurring(), now)
-        return carried | recorded(parts)
+        return carried(self._earlier) | recorded(parts)
 
     # -- entries in memory --------------------------------------------------------------------------
 
@@ -273,7 +285,7 @@ class PrefetchPool:
             self._queue = SimpleQueue()
             self._running = self._unfinished = self._tasks = 0
             for prefetcher in list(self._prefetchers):
-                prefetcher.predictor.drop_pending()
+                prefetcher.drop_pending()
         self._lock.release()
 
 
@@ -298,7 +310,7 @@ class Prefetcher:
     """
 
     __slots__ = (
-        "__weakref__", "_copies", "_is_async", "_is_restored", "_job", "_lookups", "_loop", "follows_clock",
+        "__weakref__", "_copies", "_is_async", "_job", "_lookups", "_loop", "follows_clock",
         "pool", "predictor", "record",
     )  # fmt: skip
 
@@ -323,7 +335,6 @@ class Prefetcher:
         #: The loop of the last caller, for keys that no caller asks for at the moment.
         self._loop: weakref.ref[AbstractEventLoop] | None = None
         self.record = record
-        self._is_restored = record is None
         self.follows_clock = options.clock
         self.predictor = Predictor(
             rows_of(options, size),
@@ -414,12 +425,6 @@ class Prefetcher:
 
     # -- the clock ----------------------------------------------------------------------------------
 
-    def restore(self, record: object, now: int) -> None:
-        """Add what an earlier process knew of keys that follow the clock. A second call does nothing."""
-        if not self._is_restored and self.record is not None:
-            self._is_restored = True
-            restore(record, self.record, self.predictor, now)
-
     def foresee(self, minute: int, now: int) -> None:
         """Prefetch the keys that the clock foresees for the next minute."""
         tiers, flights = self.pool.tiers, self.pool.loads.flights
@@ -445,12 +450,18 @@ class Prefetcher:
         for key in keys:
             self.predictor.dropped(key)
 
+    def drop_pending(self) -> None:
+        """Forget the prefetches that are under way, and the loop, which are those of the parent of a fork."""
+        self._loop = None
+        self.predictor.drop_pending()
+
     # -- a prefetch ---------------------------------------------------------------------------------
 
     def _is_wanted(self, key: str) -> bool:
         if not self.predictor.is_wanted(key):
             return False
-        if self.pool.tiers.peek_memory(key) is MISSING and key not in self.pool.loads.flights:
+        is_missing = self.pool.tiers.peek_memory(key) is MISSING and key not in self.pool.loads.flights
+        if is_missing and not pause.is_on:
             self.predictor.begins()
             return True
         self.predictor.dropped(key)

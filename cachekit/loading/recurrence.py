@@ -146,16 +146,22 @@ class _Minutes:
         return {key: row[before] for key, row in self.rows.items() if row.get(before, 0) >= _TIMES}
 
     def restore(self, key: str, minutes: dict[int, int], now: int) -> None:
-        """Add what an earlier process knew of a key, unless this one knows more."""
+        """Add what an earlier process knew of a key, before what this one knows."""
         self._drop_old(minutes, now)
         if not minutes or len(minutes) > _MINUTES:
             return
         row = self.rows.get(key)
-        if row is not None:
-            for minute in minutes:
-                self.add(key, minute)
-        else:
+        if row is None:
             self._insert(key, minutes)
+            return
+        own = sorted(row.items())
+        row.clear()
+        row.update(minutes)
+        for minute, times in own:
+            self.add(key, minute)
+            row = self.rows.get(key, {})
+            if minute in row:
+                row[minute] = max(row[minute], times)
 
 
 @final
@@ -220,8 +226,8 @@ class Recurrence:
     def judge(self, is_right: bool, *, prefetched: bool) -> None:
         """Note whether a key that was foreseen was asked for.
 
-        Keys that are foreseen without a prefetch prove it. After that only prefetches count, which may fail, or
-        expire.
+        Keys that are foreseen without a prefetch prove it. After that only prefetches count, which may fail,
+        or expire.
         """
         self.foreseen += 1
         self.right += is_right
@@ -261,14 +267,9 @@ class Recurrence:
         return [self._judged, self._judged_right, self._needed, int(self.is_proven)]
 
     def recorded(self) -> Iterator[Recorded]:
-        """Yield what is known of each key, the most frequent ones first."""
-        hours, days = (table.rows for table in self._tables)
-
-        def times(key: str) -> int:
-            return max(max(rows.get(key, {0: 0}).values()) for rows in (hours, days))
-
-        for key in sorted(hours | days, key=times, reverse=True):
-            yield key, (dict(hours.get(key, {})), dict(days.get(key, {})))
+        """Return what is known of each key now, the most frequent ones first."""
+        hours, days = ({key: row.copy() for key, row in table.rows.items()} for table in self._tables)
+        return _most_frequent_first(hours, days)
 
     def restore(self, key: str, minutes: tuple[dict[int, int], ...], now: int) -> None:
         """Add what an earlier process knew of a key."""
@@ -288,6 +289,17 @@ class Recurrence:
         if 0 <= right <= judged <= 2 * _MOST_NEEDED and _NEEDED <= needed <= _MOST_NEEDED:
             self._judged, self._judged_right, self._needed = judged, right, needed
             self.is_proven = bool(is_proven) and 2 * right >= judged
+
+
+def _most_frequent_first(
+    hours: dict[str, dict[int, int]], days: dict[str, dict[int, int]]
+) -> Iterator[Recorded]:
+    # A generator, so that the owner has released its lock when they are sorted.
+    def times(key: str) -> int:
+        return max(max(rows.get(key, {0: 0}).values()) for rows in (hours, days))
+
+    for key in sorted(hours | days, key=times, reverse=True):
+        yield key, (hours.get(key, {}), days.get(key, {}))
 
 
 def checked_minutes(minutes: object) -> dict[int, int] | None:

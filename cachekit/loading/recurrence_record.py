@@ -14,7 +14,7 @@ from cachekit.loading.predictor import Predictor
 from cachekit.loading.recurrence import checked_minutes
 
 _MOST_ROWS: Final = 4096  # of one prefetcher
-_MOST_TEXT: Final = 1 << 20  # characters of all keys
+_MOST_TEXT: Final = 1 << 20  # characters of all keys and arguments
 _MOST_PARTS: Final = 64  # that are kept for functions that were not called
 _RECENT: Final = 3 * 1440  # minutes for which these are kept
 
@@ -68,11 +68,11 @@ def recorded(parts: Iterable[tuple[KeyRecord, Predictor]]) -> dict[str, Any]:
         proof, rows = known
         found = []
         for key, minutes in rows:
-            size = len(key)
+            call = keys.call_of(key)
+            size = len(key) + len(str(call))
             text += size
             if text > _MOST_TEXT:
                 break
-            call = keys.call_of(key)
             if call is not None:
                 found.append(
                     [key, call, *([part for pair in one.items() for part in pair] for one in minutes)]
@@ -83,10 +83,15 @@ def recorded(parts: Iterable[tuple[KeyRecord, Predictor]]) -> dict[str, Any]:
 
 
 def still_valid(record: object, now: int) -> dict[str, Any]:
-    """Return the parts of a record that are recent, for functions that this process has not called yet."""
+    """Return the parts of a record that are recent."""
     if not isinstance(record, dict):
         return {}
-    return {name: part for name, part in islice(record.items(), _MOST_PARTS) if _is_recent(part, now)}
+    return {name: part for name, part in record.items() if _is_recent(part, now)}
+
+
+def carried(parts: dict[str, Any]) -> dict[str, Any]:
+    """Return what is stored again of functions that this process has not called."""
+    return dict(islice(parts.copy().items(), _MOST_PARTS))
 
 
 def _is_recent(part: object, now: int) -> bool:
@@ -105,9 +110,8 @@ def _checked(row: object) -> _Row | None:
     return _Row(key, call, checked) if len(checked) == len(minutes) else None
 
 
-def restore(record: object, keys: KeyRecord, predictor: Predictor, now: int) -> None:
+def restore(part: object, keys: KeyRecord, predictor: Predictor, now: int) -> None:
     """Give a prefetcher what an earlier process has recorded under its name."""
-    part = record.get(keys.name) if isinstance(record, dict) and keys.name else None
     rows = part.get("rows") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(rows, list):
         return

@@ -69,7 +69,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from (("member", item) for item in value)
     elif isinstance(value, dict):
         for at, (key, item) in enumerate(value.items()):
-            shown = shows_keys() or is_plain_name(key)
+            shown = is_plain_name(key) or shows_keys()
             yield f"key {at}", key
             yield f"[{safe_repr(key)}]" if shown else f"value {at}", item
     elif not isinstance(value, (FunctionType, type)):

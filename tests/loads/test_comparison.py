@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 from array import array
 from collections import OrderedDict, deque
@@ -15,6 +16,7 @@ from xml.etree.ElementTree import fromstring
 
 import numpy as np
 import pytest
+from interrupting import handled_by
 
 from cachekit.loading.comparison import differing
 
@@ -149,6 +151,37 @@ def test_what_differs(cached: Any, fresh: Any, names: list[str]) -> None:
     assert differing(cached, fresh) == names
 
 
+def test_private_slots() -> None:
+    """Their names in the class are not those of attributes."""
+
+    class Private:
+        __slots__ = ("__x", "y")
+
+        def __init__(self, x: int, y: int = 0) -> None:
+            self.__x, self.y = x, y
+
+    assert differing(Private(1), Private(1)) == []
+    assert differing(Private(1), Private(2)) == ["._Private__x"]
+    assert differing([Private(1, 2)], [Private(1, 3)]) == ["[0].y"]
+
+
+def test_an_interrupt_during_a_comparison() -> None:
+    """A time limit that raises ValueError is none of the arrays that cannot be compared."""
+
+    class Slow:
+        def __eq__(self, other: object) -> bool:
+            signal.raise_signal(signal.SIGUSR1)
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    def handler(*_: object) -> None:
+        raise ValueError("the time is over")
+
+    with handled_by(handler), pytest.raises(ValueError, match="over"):
+        differing(Slow(), Slow())
+
+
 def test_values_that_contain_themselves() -> None:
     one: list[Any] = [1]
     one.append(one)
@@ -192,5 +225,9 @@ def test_frames_of_pandas() -> None:
         ({"prices": frame["price"]}, {"prices": frame["price"] + 1}, ["['prices']"]),
         (pd.Index([1.0, NAN]), pd.Index([1.0, NAN]), []),
         (pd.NaT, pd.NaT, []),
+        (frame.assign(name="x", names=NAN, index=1), frame.assign(name="x", names=NAN, index=1), []),
+        (frame.assign(name="x"), frame.assign(name="y"), ["['name'][0]", "['name'][1]"]),
+        (pd.Series({"name": 1, "names": 2}), pd.Series({"name": 1, "names": 2}), []),
+        (pd.Series({"columns": 1}), pd.Series({"columns": 2}), ["the result"]),
     ):
         assert differing(cached, fresh) == names

@@ -16,12 +16,13 @@ import pytest
 from prefetched_pages import Pages, memory_only
 from redis_server import wait_until
 
-from cachekit import FileCache, IntelligentCache, MemoryCache, Prefetch, aio
+from cachekit import FileCache, IntelligentCache, MemoryCache, Prefetch, aio, cassette
 from cachekit.loading import hot_set, prefetching
 from cachekit.loading.predictor import Predictor, PrefetchCounters, Unproven
 from cachekit.loading.recurrence import Recurrence
 from cachekit.runtime.scheduler import scheduler
-from cachekit.testing import ManualClock
+from cachekit.testing import FaultyTier, ManualClock
+from cachekit.testing.processes import in_processes
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -117,10 +118,16 @@ def test_a_weekend_is_no_end() -> None:
 
 def test_only_what_memory_lacks_is_foreseen() -> None:
     """Of an entry that is there, there is nothing to save, and nothing to prove."""
-    keys = clocked(ttl=2 * HOUR)
-    with keys.pages.cache:
-        for _ in range(12):
+    keys = clocked()
+    with keys.pages.cache as cache:
+        for _ in range(3):
             keys.turn()
+        keys.go_to(14.2)
+        keys.pages.read(KEYS)
+        inside.look_at_clock(cache)
+        assert keys.turn([]) == []
+        keys.go_to(30)
+        inside.look_at_clock(cache)
         assert keys.pages.info.clock_foreseen == 0
 
 
@@ -296,6 +303,7 @@ def test_a_jump_of_the_clock_begins_no_storm(jump: float) -> None:
             inside.look_at_clock(cache)
             inside.wait_for_prefetches(cache)
         assert keys.pages.info.issued == issued
+        assert inside.prefetches(cache).unproven.count == 0
         for _ in range(6):
             keys.turn()
         assert keys.turn() == []
@@ -314,6 +322,26 @@ def test_a_clock_that_goes_to_and_fro() -> None:
             inside.wait_for_prefetches(cache)
             keys.clock.jump(HOUR / 60 * (-1) ** step)
         assert sorted(keys.pages.calls) == list(KEYS)
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_replay_loads_none_of_them(tmp_path: Path, queued: bool) -> None:
+    """While a cassette answers, no loader is called, also not for keys that were queued before."""
+    keys = clocked()
+    with keys.pages.cache as cache:
+        keys.prove()
+        if queued:
+            proceed = keys.hold_in_the_middle()
+            keys.pages.calls.clear()
+        with cassette(tmp_path / "empty.jsonl", "replay"):
+            if queued:
+                proceed.set()
+            else:
+                keys.pages.calls.clear()
+                keys.go_to(14.7)
+                inside.look_at_clock(cache)
+            inside.wait_for_prefetches(cache)
+            assert keys.pages.calls == []
 
 
 def test_coroutine_functions() -> None:
@@ -384,6 +412,79 @@ def test_a_run_in_which_the_function_is_not_called_keeps_the_record(tmp_path: Pa
         keys = Clocked(cache, clock)
         keys.pages.read([1_000])
         assert keys.turn() == []
+
+
+def test_a_restart_in_the_minute_of_the_keys(tmp_path: Path) -> None:
+    """What a process has seen before it read the record is added to that."""
+    clock = ManualClock()
+    with on_files(tmp_path, clock) as cache:
+        keys = Clocked(cache, clock)
+        keys.prove()
+    with on_files(tmp_path, clock) as cache:
+        keys = Clocked(cache, clock)
+        keys.go_to(15.4)
+        keys.pages.read(KEYS)
+        inside.look_at_clock(cache)
+        assert keys.turn() == []
+
+
+def test_an_outage_at_the_start_leaves_the_record(tmp_path: Path) -> None:
+    """It is read, and stored again, when the tier is back."""
+    clock = ManualClock()
+    with on_files(tmp_path, clock) as cache:
+        Clocked(cache, clock).prove()
+    for strict in (False, True):
+        file: Any = FaultyTier(FileCache(tmp_path, 8, clock=clock, cleanup_interval=None))
+        memory = MemoryCache(400, clock=clock, cleanup_interval=None)
+        with IntelligentCache(memory, None, file, reload_hot=True, strict=strict) as cache:
+            inside.wait_for_reload(cache)
+            keys = Clocked(cache, clock)
+            file.fail()
+            if not strict:  # an error of the tier is one of the call there
+                keys.pages.read([1_000])
+            inside.look_at_clock(cache)
+            file.mend()
+            inside.end_outage(cache)
+            keys.pages.read([1_001])
+            assert keys.turn() == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"ignore": ("token",)}, {"key_func": lambda number, token: f"page {number}"}]
+)
+def test_arguments_that_the_key_leaves_out_are_not_recorded(tmp_path: Path, options: Any) -> None:
+    """They may be secrets, and another program could change them."""
+    clock = ManualClock()
+    with on_files(tmp_path, clock) as cache:
+
+        @cache.cached(prefetch=BY_CLOCK, name="page", ttl=600, **options)
+        def page(number: int, token: str) -> int:
+            return number
+
+        for _ in range(3):
+            clock.advance((60 * 15.4 - clock.time()) % HOUR)
+            for number in KEYS:
+                page(number, "a SECRET")
+            inside.wait_for_prefetches(cache)
+    with FileCache(tmp_path, 8, clock=clock) as stored:
+        assert "SECRET" not in str(stored.get_value(hot_set.RECURRING_KEY))
+
+
+def test_a_child_has_no_loop_of_its_parent() -> None:
+    async def main() -> None:
+        memory = MemoryCache(400, cleanup_interval=None)
+        async with aio.IntelligentCache(memory, file_cache=None) as cache:
+
+            @cache.cached(prefetch=BY_CLOCK)
+            async def page(number: int) -> int:
+                return number
+
+            await page(1)
+            (prefetcher,) = inside.prefetches(cache)._prefetchers
+            assert prefetcher._loop is not None
+            assert in_processes(1, lambda _: prefetcher._loop is None) == [True]
+
+    asyncio.run(main())
 
 
 def test_an_edited_function_begins_again(tmp_path: Path) -> None:
