@@ -5,82 +5,21 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-import tracemalloc
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import inside
 import pytest
-from prefetched_pages import Pages, memory_only
+from recurring_pages import BY_CLOCK, DAY, HOUR, KEYS, clocked
+from recurring_pages import looks_of_the_test_alone as looks_of_the_test_alone
 from redis_server import wait_until
 
-from cachekit import FileCache, IntelligentCache, MemoryCache, Prefetch, aio, cassette
-from cachekit.loading import hot_set, prefetching
+from cachekit import MemoryCache, Prefetch, aio, cassette
 from cachekit.loading.predictor import Predictor, PrefetchCounters, Unproven
 from cachekit.loading.recurrence import Recurrence
 from cachekit.runtime.scheduler import scheduler
-from cachekit.testing import FaultyTier, ManualClock
+from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
-
-HOUR = 3600.0
-DAY = 24 * HOUR
-KEYS = range(10)
-
-#: Of one row no sequence is learned.
-BY_CLOCK = Prefetch(rows=1)
-
-
-@pytest.fixture(autouse=True)
-def _looks_of_the_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetching, "_INTERVAL", 1e6)
-
-
-class Clocked:
-    """A cached function whose pages are asked for at a quarter past the hour, or the day."""
-
-    def __init__(self, cache: IntelligentCache, clock: ManualClock, **options: Any) -> None:
-        self.clock = clock
-        self.pages = Pages(cache, **{"ttl": 600, "prefetch": BY_CLOCK, **options})
-
-    def go_to(self, minutes: float, period: float = HOUR) -> None:
-        """Let time pass until so many minutes of the period are over."""
-        self.clock.advance((60 * minutes - self.clock.time()) % period)
-
-    def turn(self, numbers: Iterable[int] = KEYS, period: float = HOUR) -> list[int]:
-        """Let a period pass, and return the numbers that were not in memory at a quarter past."""
-        self.go_to(14.7, period)
-        inside.look_at_clock(self.pages.cache)
-        inside.wait_for_prefetches(self.pages.cache)
-        self.go_to(15.4, period)
-        return sorted(self.pages.read(numbers))
-
-    def prove(self) -> None:
-        """Let the keys come for four hours."""
-        for _ in range(4):
-            assert self.turn() == list(KEYS)
-        assert self.pages.info.clock_active
-
-    def hold_in_the_middle(self) -> threading.Event:
-        """Return, when all four threads load for the next minute, what lets them go on."""
-        began, proceed = threading.Semaphore(0), threading.Event()
-
-        def hold(_: int) -> None:
-            began.release()
-            proceed.wait(30)
-
-        self.pages.inside = hold
-        self.go_to(14.7)
-        inside.look_at_clock(self.pages.cache)
-        for _ in range(4):
-            assert began.acquire(timeout=30)
-        return proceed
-
-
-def clocked(size: int = 400, **options: Any) -> Clocked:
-    clock = ManualClock()
-    return Clocked(memory_only(size, clock=clock, cleanup_interval=None), clock, **options)
 
 
 @pytest.mark.parametrize("period", [HOUR, DAY])
@@ -384,92 +323,6 @@ def test_coroutine_functions() -> None:
     asyncio.run(cache.close())
 
 
-def on_files(path: Path, clock: ManualClock, **more: Any) -> IntelligentCache:
-    file = FileCache(path, 8, clock=clock, cleanup_interval=None)
-    memory = MemoryCache(400, clock=clock, cleanup_interval=None)
-    return IntelligentCache(memory, None, file, reload_hot=True, **more)
-
-
-@pytest.mark.parametrize("period", [HOUR, DAY])
-def test_it_goes_on_after_a_restart(tmp_path: Path, period: float) -> None:
-    """Each time in a process of its own; the function is known from its first call on."""
-    clock, missed = ManualClock(), list[int]()
-    for _ in range(6):
-        with on_files(tmp_path, clock) as cache:
-            keys = Clocked(cache, clock)
-            keys.pages.read([1_000 + len(missed)])
-            missed.append(len(keys.turn(KEYS, period)))
-    assert missed == [10, 10, 10, 10, 0, 0]
-
-
-def test_a_run_in_which_the_function_is_not_called_keeps_the_record(tmp_path: Path) -> None:
-    clock = ManualClock()
-    with on_files(tmp_path, clock) as cache:
-        Clocked(cache, clock).prove()
-    with on_files(tmp_path, clock, prefetch=True) as cache:
-        cache.get("of this run")
-    with on_files(tmp_path, clock) as cache:
-        keys = Clocked(cache, clock)
-        keys.pages.read([1_000])
-        assert keys.turn() == []
-
-
-def test_a_restart_in_the_minute_of_the_keys(tmp_path: Path) -> None:
-    """What a process has seen before it read the record is added to that."""
-    clock = ManualClock()
-    with on_files(tmp_path, clock) as cache:
-        keys = Clocked(cache, clock)
-        keys.prove()
-    with on_files(tmp_path, clock) as cache:
-        keys = Clocked(cache, clock)
-        keys.go_to(15.4)
-        keys.pages.read(KEYS)
-        inside.look_at_clock(cache)
-        assert keys.turn() == []
-
-
-def test_an_outage_at_the_start_leaves_the_record(tmp_path: Path) -> None:
-    """It is read, and stored again, when the tier is back."""
-    clock = ManualClock()
-    with on_files(tmp_path, clock) as cache:
-        Clocked(cache, clock).prove()
-    for strict in (False, True):
-        file: Any = FaultyTier(FileCache(tmp_path, 8, clock=clock, cleanup_interval=None))
-        memory = MemoryCache(400, clock=clock, cleanup_interval=None)
-        with IntelligentCache(memory, None, file, reload_hot=True, strict=strict) as cache:
-            inside.wait_for_reload(cache)
-            keys = Clocked(cache, clock)
-            file.fail()
-            if not strict:  # an error of the tier is one of the call there
-                keys.pages.read([1_000])
-            inside.look_at_clock(cache)
-            file.mend()
-            inside.end_outage(cache)
-            keys.pages.read([1_001])
-            assert keys.turn() == []
-
-
-@pytest.mark.parametrize(
-    "options", [{"ignore": ("token",)}, {"key_func": lambda number, token: f"page {number}"}]
-)
-def test_arguments_that_the_key_leaves_out_are_not_recorded(tmp_path: Path, options: Any) -> None:
-    """They may be secrets, and another program could change them."""
-    clock = ManualClock()
-    with on_files(tmp_path, clock) as cache:
-
-        @cache.cached(prefetch=BY_CLOCK, name="page", ttl=600, **options)
-        def page(number: int, token: str) -> int:
-            return number
-
-        for _ in range(3):
-            clock.advance((60 * 15.4 - clock.time()) % HOUR)
-            for number in KEYS:
-                page(number, "a SECRET")
-            inside.wait_for_prefetches(cache)
-    with FileCache(tmp_path, 8, clock=clock) as stored:
-        assert "SECRET" not in str(stored.get_value(hot_set.RECURRING_KEY))
-
-
 def test_a_child_has_no_loop_of_its_parent() -> None:
     async def main() -> None:
         memory = MemoryCache(400, cleanup_interval=None)
@@ -485,169 +338,6 @@ def test_a_child_has_no_loop_of_its_parent() -> None:
             assert in_processes(1, lambda _: prefetcher._loop is None) == [True]
 
     asyncio.run(main())
-
-
-def test_an_edited_function_begins_again(tmp_path: Path) -> None:
-    """Its keys are others, and so are those of a function with other arguments."""
-    clock = ManualClock()
-    with on_files(tmp_path, clock) as cache:
-        Clocked(cache, clock).prove()
-    with on_files(tmp_path, clock) as cache:
-
-        @cache.cached(prefetch=True, name="page", version="2", ttl=600)
-        def page(number: int, more: int) -> int:
-            return number
-
-        page(1, 2)
-        inside.look_at_clock(cache)
-        hours, days = inside.clock_table(cache)
-        assert set(hours) == set(days) == {page.key(1, 2)}
-
-
-def test_regions_and_lower_tiers_after_a_restart(tmp_path: Path) -> None:
-    """Their keys need no argument. Memory alone forgets in between."""
-    clock = ManualClock()
-    loads: list[str] = []
-
-    def load(key: str) -> str:
-        loads.append(key)
-        return key.upper()
-
-    for turn in range(6):
-        with on_files(tmp_path, clock, prefetch=BY_CLOCK) as cache:
-            inside.wait_for_reload(cache)
-            users = cache.region("user:", str, loader=load, prefetch=BY_CLOCK, ttl=600)
-            cache.set_many({key: key.upper() for key in "abcdefghij"}, ttl=DAY)
-            clock.advance((60 * 14.7 - clock.time()) % HOUR)
-            inside.memory(cache).clear()
-            inside.look_at_clock(cache)
-            inside.wait_for_prefetches(cache)
-            clock.advance((60 * 15.4 - clock.time()) % HOUR)
-            loads.clear()
-            before = cache.get_stats()["memory"].misses
-            for key in "abcdefghij":
-                assert cache.get(key) == key.upper()
-                inside.wait_for_prefetches(cache)
-            copied = cache.get_stats()["memory"].misses == before
-            for key in "klmnopqrst":
-                assert users.get_or_set(key) == key.upper()
-                inside.wait_for_prefetches(cache)
-            assert (copied, not loads) == (turn > 3, turn > 3)
-    info = cache.prefetch_info()
-    assert info is not None
-    # The keys of the region are in no lower tier any more, and tell nothing of the others.
-    assert (info.clock_active, info.clock_useful, info.wasted) == (True, 10, 0)
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        17,
-        {"cache": 1},
-        {"cache": {"rows": 1}},
-        {"cache": {"rows": [1, [], ["a", True, [1], []], ["a", True, ["b", 1], []], [5, True, [], []]]}},
-        {"cache": {"rows": [["a", True, [-1, 1], []], ["a", None, [1, 1], []]], "proof": [1, 2, 3, 4]}},
-        {"cache": {"rows": [], "proof": [8, 8, 10**30, 1]}},
-        {"cache": {"rows": [["a", True, [10**9, 10**9] * 50_000, []]], "proof": "1111"}},
-        {1: {"rows": None}},
-    ],
-)
-def test_a_record_of_another_writer_is_checked(tmp_path: Path, record: Any) -> None:
-    """What it says that cannot be is left out."""
-    clock = ManualClock()
-    with FileCache(tmp_path, 8) as file:
-        file.set_value(hot_set.RECURRING_KEY, record)
-    with on_files(tmp_path, clock, prefetch=True) as cache:
-        inside.look_at_clock(cache)
-        assert inside.clock_table(cache) == [{}, {}]
-        assert cache.prefetch_info() == (0, 0, 0, 0, 0, 0, 1, "", 0, 0, 0, 0, False)
-        cache.get("b")
-    with on_files(tmp_path, clock, prefetch=True) as cache:
-        inside.look_at_clock(cache)
-        assert [set(rows) for rows in inside.clock_table(cache)] == [{"b"}, {"b"}]
-
-
-def test_recorded_arguments_are_those_of_the_key(tmp_path: Path) -> None:
-    """A record that another program has changed calls no function with other arguments."""
-    clock = ManualClock()
-    with on_files(tmp_path, clock) as cache:
-        Clocked(cache, clock).prove()
-    with FileCache(tmp_path, 8, clock=clock) as file:
-        record = file.get_value(hot_set.RECURRING_KEY)
-        (part,) = record.values()
-        for row in part["rows"]:
-            row[1] = [[666], {}]
-        file.set_value(hot_set.RECURRING_KEY, record)
-    with on_files(tmp_path, clock) as cache:
-        keys = Clocked(cache, clock)
-        keys.pages.read([1_000])
-        assert keys.turn() == list(KEYS)
-        assert 666 not in keys.pages.calls
-
-
-@pytest.mark.parametrize("count", [4_000, pytest.param(100_000, marks=pytest.mark.soak)])
-def test_the_table_is_bounded(count: int) -> None:
-    """In keys and in bytes, whatever is asked for; keys that it knows stay."""
-    recurrence = Recurrence()
-    texts = [f"a key of some length, number {number}" for number in range(count)]
-    long = ["x" * 1_000 + str(number) for number in range(100)]
-    tracemalloc.start()
-    try:
-        for number, key in enumerate(["known", *long, *texts]):
-            recurrence.wanted(key, 60 + number % 50)
-        for key in recurrence.due(120):
-            recurrence.expect(key, 120)
-        size, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert size < 3 << 20
-    for table in recurrence._tables:
-        assert len(table.rows) <= 2048
-        assert sum(map(len, table.rows)) <= 1 << 18
-        assert "known" in table.rows
-    recurrence.wanted("new", 110)
-    assert "new" not in recurrence
-    for hour in range(1, 4):  # what comes again displaces what does not
-        recurrence.wanted("new", 110 + 60 * hour)
-    assert recurrence.due(110 + 240) == ["new"]
-    recurrence.pass_time(3_000)
-    assert "known" not in recurrence
-
-
-def test_a_key_of_many_minutes_is_not_kept() -> None:
-    """But for the minutes in which it came again."""
-    recurrence = Recurrence()
-    for minute in range(6):
-        recurrence.wanted("a", minute)
-        recurrence.wanted("b", minute)
-    recurrence.wanted("a", 6)
-    assert "a" not in recurrence
-    assert "b" in recurrence
-    for hour in range(1, 4):
-        recurrence.wanted("b", 60 * hour)
-    for minute in range(181, 230):
-        recurrence.wanted("b", minute)
-    assert recurrence.due(240) == ["b"]
-    assert recurrence.due(241) == []
-
-
-def proofs(recurrence: Recurrence, outcomes: Sequence[bool], prefetched: bool = False) -> list[bool]:
-    found = []
-    for is_right in outcomes:
-        recurrence.judge(is_right, prefetched=prefetched)
-        found.append(recurrence.is_proven)
-    return found
-
-
-def test_a_proof_takes_eight_keys_and_ends_below_a_half() -> None:
-    """The next one takes sixteen. During a proof only what was prefetched counts."""
-    assert not any(proofs(Recurrence(), [True, False] * 100))
-    recurrence = Recurrence()
-    assert proofs(recurrence, [True] * 8) == [False] * 7 + [True]
-    assert all(proofs(recurrence, [False] * 100))
-    assert proofs(recurrence, [False] * 5, True) == [True] * 4 + [False]
-    assert not any(proofs(recurrence, [True] * 100, True))
-    assert proofs(recurrence, [True] * 16) == [False] * 15 + [True]
 
 
 def test_the_option() -> None:
