@@ -233,9 +233,11 @@ def _served(setup: Setup, port: int, origin: int, directory: Path) -> list[str]:
             "-p", "default_grace=0", "-p", "default_keep=3600",
         ]  # fmt: skip
     if setup.server == "gunicorn":
+        # The suite pauses for up to 3 s between requests. By default gunicorn closes an idle connection after
+        # 2 s, at times while the suite sends its next request over it, and then the test fails.
         return [
             sys.executable, "-m", "gunicorn", f"forwarding:{setup.factory}()", "-b", f"127.0.0.1:{port}",
-            "-k", "gthread", "--threads", "64", "--log-level", "warning",
+            "-k", "gthread", "--threads", "64", "--keep-alive", "60", "--log-level", "warning",
         ]  # fmt: skip
     return [
         sys.executable, "-m", "uvicorn", "--factory", f"forwarding:{setup.factory}", "--port", str(port),
