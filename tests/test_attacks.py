@@ -179,7 +179,7 @@ class TestARightToPublish:
         """At most the reader trusts nothing from then on; it never fails."""
         for message in MESSAGES:
             notes = Notes()
-            inbox = Inbox("me", lambda notes=notes: notes)  # type: ignore[misc]
+            inbox = Inbox(lambda notes=notes: notes)  # type: ignore[misc]
             inbox.receive(message, 0)
             for now in range(0, 100, 3):
                 inbox.tick(now)

@@ -295,4 +295,6 @@ class TestWhatServersAreTold:
                 before = {one["id"] for one in client.client_list()}
                 cache.ping()
                 (made,) = [one for one in client.client_list() if one["id"] not in before]
+                if "lib-name" not in made:
+                    pytest.skip("the server lists no libraries, as before Redis 7.2")
                 assert {name: made[name] for name in expected} == expected

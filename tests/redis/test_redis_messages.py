@@ -51,17 +51,10 @@ def test_messages_are_json(kind: Any, names: list[str]) -> None:
 def test_kinds() -> None:
     """Each kind of message reaches the method that it is for."""
     notes, outbox = Notes(), Outbox()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     for kind, body in (("keys", ["a", "\ud800"]), ("tags", ["t"]), ("pattern", "u.*"), ("all", None)):
         inbox.receive(outbox.message(kind, body)[1].encode(), 0)  # type: ignore[arg-type]
     assert notes.told == [("keys", ["a", "\ud800"]), ("tags", ["t"]), ("pattern", "u"), ("all", None)]
-
-
-def test_own_messages_do_not_come_back() -> None:
-    """What a cache has written it knows."""
-    notes, outbox = Notes(), Outbox()
-    Inbox(outbox.writer, lambda: notes).receive(sent(outbox), 0)
-    assert notes.told == []
 
 
 def test_what_cannot_be_read_is_a_gap(subtests: pytest.Subtests) -> None:
@@ -95,14 +88,14 @@ def test_what_cannot_be_read_is_a_gap(subtests: pytest.Subtests) -> None:
     for message in rows:
         with subtests.test(message=message):
             notes = Notes()
-            Inbox("me", lambda: notes).receive(message, 0)  # noqa: B023
+            Inbox(lambda: notes).receive(message, 0)  # noqa: B023
             assert notes.told == [("all", None)]
 
 
 def test_a_lost_message_is_noticed_by_the_heartbeat() -> None:
     """Also the last one, after which nothing else comes."""
     notes, outbox = Notes(), Outbox()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     inbox.receive(sent(outbox), 0)
     sent(outbox)  # lost
     (heartbeat,) = two_beats(outbox)
@@ -116,14 +109,14 @@ def test_the_only_message_lost_is_noticed_too() -> None:
     notes, outbox = Notes(), Outbox()
     sent(outbox)
     (heartbeat,) = two_beats(outbox)
-    Inbox("me", lambda: notes).receive(heartbeat, 1)
+    Inbox(lambda: notes).receive(heartbeat, 1)
     assert notes.gaps == 1
 
 
 def test_a_heartbeat_that_does_not_come_is_noticed() -> None:
     """The writer, or its way to the server, is gone."""
     notes, outbox = Notes(), Outbox()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     inbox.receive(sent(outbox), 100)
     inbox.tick(100 + bus_protocol.PATIENCE)
     assert notes.gaps == 0
@@ -136,7 +129,7 @@ def test_a_heartbeat_that_does_not_come_is_noticed() -> None:
 def test_a_lost_heartbeat_is_noticed_by_the_next() -> None:
     """It could have spoken of messages that were lost as well."""
     notes, outbox = Notes(), Outbox()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     inbox.receive(sent(outbox), 0)
     inbox.receive(two_beats(outbox)[0], 1)
     sent(outbox)
@@ -149,7 +142,7 @@ def test_a_lost_heartbeat_is_noticed_by_the_next() -> None:
 def test_a_writer_that_never_pauses_is_caught_up_with() -> None:
     """Who begins to listen in the middle, or lost one, is a few heartbeats later as good as others."""
     notes, outbox = Notes(), Outbox()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     gaps = []
     for period in range(20):
         for number in range(10):
@@ -168,7 +161,7 @@ def test_a_writer_that_never_pauses_is_caught_up_with() -> None:
 def test_a_late_heartbeat_is_no_second_gap() -> None:
     """Nor does it make anything of what other writers have said."""
     notes, late, quick = Notes(), Outbox(), Outbox()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     inbox.receive(sent(late), 0)
     inbox.receive(sent(quick), bus_protocol.PATIENCE)
     inbox.tick(bus_protocol.PATIENCE + 1)
@@ -188,7 +181,7 @@ def test_a_heartbeat_does_not_speak_of_what_is_in_hand() -> None:
     outbox.settle(number)
     (heartbeat,) = two_beats(outbox)
     notes = Notes()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     for message in (quick, slow.encode(), heartbeat):
         inbox.receive(message, 0)
     assert notes.gaps == 0
@@ -202,7 +195,7 @@ def test_the_last_heartbeat_speaks_of_everything() -> None:
     heartbeat = beat(outbox, final=True)
     assert heartbeat is not None
     notes = Notes()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     inbox.receive(message, 0)
     inbox.receive(heartbeat, 0)
     inbox.tick(1000)
@@ -213,7 +206,7 @@ def test_a_heartbeat_that_failed_is_made_up_for() -> None:
     """One that was published, though the writer does not know, is no loss either."""
     for arrived in (True, False):
         outbox, notes = Outbox(), Notes()
-        inbox = Inbox("me", weakref.ref(notes))
+        inbox = Inbox(weakref.ref(notes))
         inbox.receive(sent(outbox), 0)
         outbox.heartbeat()
         failed = outbox.heartbeat()  # and is not confirmed
@@ -237,7 +230,7 @@ def test_a_heartbeat_that_failed_is_made_up_for() -> None:
 def test_a_loss_is_always_noticed(steps: list[str], lost: int, loses: bool, random: Any) -> None:
     """Whatever is lost, sent twice or swapped within a heartbeat's time: a gap if and only if one is lost."""
     outbox, notes = Outbox(), Notes()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     periods: list[list[bytes]] = [[]]
     messages = 0
     for step in [*steps, "beat", "beat"]:
@@ -267,7 +260,7 @@ def test_a_listener_that_fails_is_not_the_end(caplog: pytest.LogCaptureFixture) 
             raise RuntimeError("no")
 
     notes, outbox = Failing(), Outbox()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     inbox.receive(sent(outbox, "a"), 0)
     inbox.receive(sent(outbox, "b"), 0)
     assert notes.told == [("keys", ["a"]), ("all", None), ("keys", ["b"]), ("all", None)]
@@ -287,14 +280,14 @@ def test_patterns_are_not_run(subtests: pytest.Subtests) -> None:
         with subtests.test(pattern=pattern):
             notes, outbox = Notes(), Outbox()
             _, text = outbox.message("pattern", pattern)
-            Inbox("me", lambda: notes).receive(text.encode(), 0)  # noqa: B023
+            Inbox(lambda: notes).receive(text.encode(), 0)  # noqa: B023
             assert notes.told == [("pattern", told)]
 
 
 def test_writers_who_fall_silent_are_forgotten() -> None:
     """A reader's memory does not grow with all the writers that ever were."""
     notes = Notes()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     for number in range(50):
         outbox = Outbox()
         inbox.receive(sent(outbox), number)
@@ -322,7 +315,7 @@ def test_what_others_publish_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     """Names that no cache has are not kept, nor more numbers than caches send between two heartbeats."""
     monkeypatch.setattr(bus_protocol, "_MOST_OF_ALL", 500)
     notes = Notes()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     tracemalloc.start()
     try:
         for number in range(200):
@@ -363,7 +356,7 @@ def test_a_long_pattern_is_cut(length: int, rest: str, unit: str) -> None:
 def test_a_pattern_of_megabytes() -> None:
     """A listener makes little of it; that of alternatives drops everything, wherever they begin."""
     notes = Notes()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     for pattern in ("abc" * 200_000, "a" * 200_000 + "|b"):
         inbox.receive(b'[1,"000000000000000000",1,"pattern","%s"]' % pattern.encode(), 0)
     assert notes.told == [("pattern", ("abc" * 100)[:256]), ("pattern", "")]

@@ -18,7 +18,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from cachekit.tiers.redis.connection import _bounded
 from cachekit.tiers.redis.driver_parser import BoundedParser
-from cachekit.tiers.redis.resp import BrokenReplyError, Replies, ServerError, packed, read_reply
+from cachekit.tiers.redis.resp import BrokenReplyError, Replies, ServerError, form_of, packed, read_reply
 
 
 def sent(reply: Any) -> bytes:
@@ -52,6 +52,14 @@ def received(data: bytes, sizes: list[int] | None = None) -> Any:
 
 values = st.one_of(st.none(), st.binary(max_size=40), st.integers(-(1 << 63), (1 << 63) - 1))
 replies = st.recursive(values, lambda inner: st.lists(inner, max_size=5), max_leaves=20)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=20), st.booleans()), min_size=1))
+def test_a_form_is_a_packed_command(parts: list[tuple[bytes, bool]]) -> None:
+    """Whichever of its parts are known before."""
+    form = form_of(*(None if later else part for part, later in parts))
+    filled = tuple(said for part, later in parts if later for said in (len(part), part))
+    assert form % filled == packed(tuple(part for part, _ in parts))
 
 
 @settings(max_examples=300)

@@ -163,7 +163,7 @@ def read_record(draw: Draw) -> None:
 
 def read_message(draw: Draw) -> None:
     notes = Notes()
-    inbox = Inbox("me", lambda: notes)
+    inbox = Inbox(lambda: notes)
     for number in range(draw.randrange(1, 5)):
         kind = draw.choice(["keys", "tags", "pattern", "all", "beat", "end", 1, None])
         body = draw.choice([None, ["a"], "u.*", [1], {"a": 1}, "(", ["\ud800"], number, [[1, 2]]])

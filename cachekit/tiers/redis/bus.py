@@ -25,7 +25,7 @@ from cachekit.runtime import fork
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import BusListener
-from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
+from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, beginning, tell
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.end_budget import end_budget
 from cachekit.tiers.redis.heartbeat import Heartbeat
@@ -284,7 +284,7 @@ class _BusReader:
                 end_budget.spend(str(self._server), time.monotonic() - begun)
 
     def _run(self) -> None:
-        inbox = Inbox(self._outbox.writer, self._listener)
+        inbox = Inbox(self._listener)
         # A listener of a forked child has missed messages, and learns of it here.
         inbox.gap()
         pause = _SHORTEST_PAUSE
@@ -324,19 +324,21 @@ class _BusReader:
 
     def _listen(self, inbox: Inbox) -> None:
         """Read what is published until the connection is lost, or `stop`."""
-        with self._server.subscription(self._channel) as subscription:
+        # Without those of this cache itself: its listeners were notified before the write returned.
+        with self._server.subscription(self._channel, beginning(self._outbox.writer)) as subscription:
             self._subscription = subscription
             asked = received = looked = time.monotonic()
             while not self.is_over:
                 messages = subscription.receive(_STEP)
                 now = time.monotonic()
-                if messages:
+                for message in messages:
+                    self._receive(message, inbox, now)
+                if subscription.has_own:
+                    # This process is writing. Each of its messages would wake this thread, which then takes
+                    # the interpreter from the threads that write.
+                    time.sleep(_GATHERING)
+                if messages or subscription.has_own:
                     received = now
-                    own = sum([self._receive(message, inbox, now) for message in messages])
-                    if own:
-                        # This process is writing. Each of its messages would wake this thread, which then
-                        # takes the interpreter from the threads that write.
-                        time.sleep(_GATHERING)
                 elif now - received > PATIENCE:
                     raise TimeoutError("the server does not answer on the bus")
                 elif now - max(received, asked) > HEARTBEAT:
@@ -349,15 +351,13 @@ class _BusReader:
                     self._server.look_for_primary()
                 inbox.tick(now)
 
-    def _receive(self, message: list[Any], inbox: Inbox, now: float) -> bool:
-        """Return whether it is a message of this cache itself."""
+    def _receive(self, message: list[Any], inbox: Inbox, now: float) -> None:
         match message:
             case [b"message", _, bytes(text)]:
-                return inbox.receive(text, now)
+                inbox.receive(text, now)
             case [b"subscribe", *_]:
                 inbox.gap()  # messages may have been lost before
                 self.is_connected = self.has_begun = True
                 self._awake.clear()  # what waited for this does not shorten the pause after the next loss
             case [b"message", *_]:
                 raise WrongReplyError("the server sent what is no message")
-        return False

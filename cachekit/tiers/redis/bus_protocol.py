@@ -50,6 +50,11 @@ _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _quoted: Final = json.encoder.encode_basestring_ascii
 
 
+def beginning(writer: str) -> bytes:
+    """Return how the messages of a writer begin."""
+    return b'[%d,"%b",' % (_VERSION, writer.encode())
+
+
 def portions(sizes: Mapping[str, int]) -> list[list[str]]:
     """Divide keys, with the sizes of their values, into what fits into one message and one step.
 
@@ -179,12 +184,10 @@ class Inbox:
     Not locked: only the thread of the reader uses it.
 
     Args:
-        own: the writer of this cache. Its listeners were notified before the write returned.
         listener: returns the listener, or None if it is no longer held.
     """
 
-    def __init__(self, own: str, listener: Callable[[], BusListener | None]) -> None:
-        self._own = f'[{_VERSION},"{own}",'.encode()
+    def __init__(self, listener: Callable[[], BusListener | None]) -> None:
         self._listener = listener
         self._writers: dict[str, _Writer] = {}
         self._pending = 0  # numbers of all writers that no heartbeat has confirmed
@@ -195,10 +198,8 @@ class Inbox:
         self._pending = 0
         self._tell("all")
 
-    def receive(self, text: bytes, now: float) -> bool:
-        """Read one message that arrived at this time; return whether it is of the own writer."""
-        if text.startswith(self._own):
-            return True
+    def receive(self, text: bytes, now: float) -> None:
+        """Read one message that arrived at this time."""
         # Any client that may publish decides what is in it. Only what a cache could have sent is kept.
         known = False
         if len(text) <= _LONGEST:
@@ -211,7 +212,6 @@ class Inbox:
             self._receive(name, number, kind, body, now)
         else:
             self._tell("all")
-        return False
 
     def _receive(self, name: str, number: int, kind: object, body: Any, now: float) -> None:
         writer = self._writers.get(name)

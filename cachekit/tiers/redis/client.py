@@ -100,6 +100,8 @@ class Client:
             self.is_cluster = address.nodes is not None
             self.identity = address.identity
         self._lock = RLock()  # a signal handler may make the first call in the middle of it
+        #: Whether commands go over connections of its own, not over a client of redis-py.
+        self.is_pooled = client is None and not self.is_cluster
         #: Whether `close` was called.
         self.is_closed = False
         fork.register(self)
@@ -224,6 +226,22 @@ class Client:
                 answers[at] = answer
         return [self._checked(answer, ("EVALSHA",)) for answer in answers]
 
+    def run_packed(self, check: Check, message: bytes) -> bool:
+        """Run the script of a packed EVALSHA, over the pool; return whether the server knows it.
+
+        Raises:
+            TierUnavailableError: it failed, or gave no answer. It may have been carried out.
+        """
+        opened = self._opened or self._open()
+        assert type(opened) is ConnectionPool
+        try:
+            opened.ask_packed(check, message)
+        except _FAILURES as error:
+            if isinstance(error, ServerError) and error.code == "NOSCRIPT":
+                return False
+            raise self._unavailable(error, "EVALSHA") from error
+        return True
+
     def unlink(self, names: Sequence[bytes]) -> int:
         """Remove keys; return how many were there."""
         if self.is_cluster:
@@ -273,15 +291,15 @@ class Client:
     # -- the bus ------------------------------------------------------------------------------------
 
     @contextmanager
-    def subscription(self, channel: bytes) -> Iterator[Subscription]:
-        """Return a subscription, on a connection of its own.
+    def subscription(self, channel: bytes, own: bytes) -> Iterator[Subscription]:
+        """Return a subscription, on a connection of its own, that leaves out messages which begin so.
 
         Raises:
             TierUnavailableError: the server does not answer. The methods of the subscription raise `OSError`.
         """
         try:
             with (self._opened or self._open()).connection() as line:
-                yield Subscription(line, channel)
+                yield Subscription(line, channel, own)
         except _FAILURES as error:
             raise self._unavailable(error, "SUBSCRIBE") from error
 

@@ -54,7 +54,10 @@ class ConnectionPool(LentConnections):
             ServerError: the answer is an error.
             OSError: there was none, or one that the check does not accept.
         """
-        message = packed(command)
+        return self.ask_packed(check, packed(command))
+
+    def ask_packed(self, check: Check, message: Payload) -> Any:
+        """Do what `ask` does, for a command that is packed already."""
         try:
             connection = self._free.pop()
         except IndexError:

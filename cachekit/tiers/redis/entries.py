@@ -156,6 +156,16 @@ class Entries:
 
     # -- writing ------------------------------------------------------------------------------------
 
+    def put_one(self, entry: CacheEntry, origin: ServerTokens) -> None:
+        """Store an entry without tags under the token of its origin; remove the key of an expired one."""
+        write = self._write(entry, origin)
+        if write is None:
+            removed = len(self._store.remove([entry.key]))
+            self._counter.deletes += removed
+        else:
+            self._store.put_one(entry.key, write)
+            self._counter.sets += 1
+
     def put(
         self, pairs: Sequence[tuple[CacheEntry, ServerTokens]], expect: ServerTokens | None = None
     ) -> bool:

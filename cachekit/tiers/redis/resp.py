@@ -6,6 +6,7 @@ bounded in size, in number of parts and in depth, and what breaks a bound is no 
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, Protocol, TypeAlias
 
 from cachekit.serialization.parts import Parts, Payload, pieces_of
@@ -109,6 +110,17 @@ def packed(command: tuple[Argument, ...]) -> Payload:
     return b"".join(pieces)
 
 
+def form_of(*parts: bytes | None) -> bytes:
+    """Return what `%` turns into a packed command: from size and bytes of each part that is None here."""
+    pieces = [b"*%d\r\n" % len(parts)]
+    for part in parts:
+        if part is None:
+            pieces.append(b"$%d\r\n%b\r\n")
+        else:
+            pieces.append((b"$%d\r\n%b\r\n" % (len(part), part)).replace(b"%", b"%%"))
+    return b"".join(pieces)
+
+
 def _in_parts(command: tuple[Argument, ...]) -> Parts:
     pieces: list[bytes] = []
     small = [b"*%d\r\n" % len(command)]  # what is sent together
@@ -180,9 +192,17 @@ class Replies:
         if self._at != len(self._data):
             raise WrongReplyError("the server sent more than one reply")
 
-    def unread(self) -> bytes:
-        """Return what was received and is not read yet."""
-        return self._data[self._at :]
+    def position(self) -> int:
+        """Return how many bytes were read."""
+        return self._at
+
+    def skip(self, pattern: re.Pattern[bytes]) -> bool:
+        """Read past what the pattern matches next; return whether it does."""
+        match = pattern.match(self._data, self._at)
+        if match is None:
+            return False
+        self._at = match.end()
+        return True
 
     def _receive(self, least: int) -> None:
         """Receive until so many bytes are unread."""

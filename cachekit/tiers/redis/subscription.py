@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Any, Final, final
 
@@ -33,11 +34,20 @@ class Subscription:
     Args:
         line: the connection, which is closed elsewhere.
         channel: the channel.
+        own: how the content of messages begins that are not returned, because this cache sent them.
     """
 
-    def __init__(self, line: Line, channel: bytes) -> None:
+    def __init__(self, line: Line, channel: bytes, own: bytes) -> None:
         self._line = line
         self._unread = b""
+        # Many at once, and in C: while this process writes, most of what comes is its own. The content is
+        # JSON of one line.
+        self._own = re.compile(
+            rb"(?:[*>]3\r\n\$7\r\nmessage\r\n\$%d\r\n%b\r\n\$\d+\r\n%b[^\r\n]*\r\n)+"
+            % (len(channel), re.escape(channel), re.escape(own))
+        )
+        #: Whether the last `receive` received such messages.
+        self.has_own = False
         self._send("SUBSCRIBE", channel)
 
     def receive(self, wait: float) -> list[list[Any]]:
@@ -45,6 +55,7 @@ class Subscription:
 
         It returns nothing if no message is complete after so many seconds.
         """
+        self.has_own = False
         raw = self._line.socket
         raw.settimeout(wait)
         try:
@@ -53,13 +64,18 @@ class Subscription:
             return []
         if not data:
             raise BrokenReplyError("the server closed the connection")
-        replies = Replies(_Nothing(), self._unread + data)
+        data = self._unread + data
+        replies = Replies(_Nothing(), data)
         messages: list[list[Any]] = []
         while not replies.is_empty():
-            self._unread = replies.unread()
+            if replies.skip(self._own):
+                self.has_own = True
+                continue
+            read = replies.position()
             try:
                 reply = replies.next()
             except _IncompleteError:
+                self._unread = data[read:]
                 if len(self._unread) > LONGEST_MESSAGE:
                     raise WrongReplyError("the server sent a message that is too long") from None
                 return messages

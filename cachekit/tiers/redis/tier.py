@@ -367,6 +367,9 @@ class RedisCache(ServerMethods):
         Raises:
             ValueError: the origin has no token for one of the entry's tags.
         """
+        if expect is None and not entry.tags:
+            self._entries.put_one(entry, origin)
+            return True
         return self._entries.put([(entry, origin)], expect)
 
     @asks_server
