@@ -12,7 +12,6 @@ import importlib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias, final
-from zlib import crc32
 
 from cachekit.errors import UnreadableError
 from cachekit.model.display import safe_repr
@@ -20,6 +19,7 @@ from cachekit.model.validation import checked_key
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
+from cachekit.serialization.checksum import crc32
 from cachekit.serialization.codec import Codec, packer, unpack_value
 from cachekit.serialization.envelope import CHECKED, CHECKED_HEADER, pack_length, unpack_checked
 from cachekit.serialization.parts import LARGE, UNBOUNDED, Parts, Payload, pieces_of

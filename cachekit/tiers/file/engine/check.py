@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from fcntl import LOCK_NB, LOCK_SH, flock
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, NamedTuple, final
-from zlib import crc32
 
 from cachekit.errors import FileFormatError
 from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.serialization.checksum import crc32
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine import control_block, fence_tokens
 from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION, USED, Table

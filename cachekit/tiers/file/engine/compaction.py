@@ -15,9 +15,9 @@ from __future__ import annotations
 import errno
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final
-from zlib import crc32
 
 from cachekit.runtime.interrupts import is_interrupt
+from cachekit.serialization.checksum import crc32
 from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, TAIL
 from cachekit.tiers.file.engine.format import (
     HEADER,

@@ -99,8 +99,8 @@ from hashlib import blake2b
 from struct import Struct
 from threading import get_ident
 from typing import Final, NamedTuple, final
-from zlib import crc32
 
+from cachekit.serialization.checksum import crc32
 from cachekit.serialization.parts import Parts, Payload
 from cachekit.tiers.fences import TagTokens
 from cachekit.tiers.file.descriptor import OpenFile

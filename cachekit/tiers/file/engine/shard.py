@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, final
-from zlib import crc32
 
 from cachekit.runtime.reentrant_lock import RLock
+from cachekit.serialization.checksum import crc32
 from cachekit.tiers.fences import CHANGES, WRITING
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine import compaction, index_growth
