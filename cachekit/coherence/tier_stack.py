@@ -371,8 +371,13 @@ class TierStack:
 
     def fence(self, key: str, tags: frozenset[str]) -> LoadFence:
         """Return a fence to take before a flight."""
-        memory, file = self._memory.fence(key, tags), self.file
-        return LoadFence(key, tags, memory, None if file is None else shared_fence_of(file, key, tags))
+        memory, files = self._memory.fence(key, tags), self._files
+        if files is None:
+            return LoadFence(key, tags, memory, shared_fence_of(self.file, key, tags))
+        try:
+            return LoadFence(key, tags, memory, files.fence(key, tags))
+        except TierUnavailableError:  # as in `shared_fence_of`
+            return LoadFence(key, tags, memory, None)
 
     def fresh_fence(self, key: str, tags: frozenset[str]) -> LoadFence:
         """Break the fences of older loads, so that none is stored after this one; return a new fence."""
@@ -476,8 +481,14 @@ class TierStack:
             return True
         if shared_fence is None or not shared_fence.is_current():
             return False
+        files = self._files
         try:
-            return file.call(file.tier.add, entry.key, entry, shared_fence, fence.origin)
+            if files is None:
+                return file.call(file.tier.add, entry.key, entry, shared_fence, fence.origin)
+            stored = file.call(files.add, entry, shared_fence, fence.origin)
+            if file.is_full and stored is True:
+                file.has_room()
+            return stored
         except (SerializationError, ValueTooLargeError) as error:
             return self._cannot_hold(file, entry, error)
 

@@ -363,6 +363,29 @@ def test_memory_above_a_removed_directory(tmp_path: Path) -> None:
             assert beside.get_value("other") == 1
 
 
+@pytest.mark.parametrize("prepare", [inside.look_again, inside.look_never])
+def test_a_directory_that_is_removed_during_a_load(
+    tmp_path: Path, prepare: Callable[[FileCache], None]
+) -> None:
+    """The caller gets its value. It is not stored behind a fence of the old directory; the next one is."""
+    path = tmp_path / "cache"
+    files = FileCache(path, 1)
+    with IntelligentCache(None, None, files) as cache:
+        cache.get_or_set("before", lambda: 0)
+
+        def load() -> int:
+            shutil.rmtree(path)
+            prepare(files)
+            return 1
+
+        assert cache.get_or_set("k", load) == 1
+        assert cache.get("k") is None
+        assert cache.get_or_set("k", lambda: 2) == 2
+        assert cache.get("k") == 2
+        with FileCache(path, 1) as beside:
+            assert beside.get_value("k") == 2
+
+
 def test_a_directory_that_cannot_be_made_anew(tmp_path: Path) -> None:
     """Is unavailable until it can; lookups count as unavailable, figures stay readable."""
     path = tmp_path / "above" / "cache"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from asyncio import Task
 from collections.abc import Sequence
 from typing import Any
@@ -218,6 +219,11 @@ def look_again(cache: FileCache) -> None:
     """Have the next operation look at the directory, as if it came a tenth of a second later."""
     handle = cache._handle
     handle.fresh_until = handle.checked_until = handle._sizes_until = 0.0
+
+
+def look_never(cache: FileCache) -> None:
+    """Have no operation look at the directory before something is missing there."""
+    cache._handle.checked_until = math.inf
 
 
 def keep_warm(cache: IntelligentCache, keys: Sequence[str]) -> None:

@@ -454,8 +454,10 @@ class FileStore:
     def add(self, entry: CacheEntry, fence: SharedFence, origin: ServerTokens | None) -> CacheEntry | bool:
         """Store an entry behind its fence, unless the key has a live one; then return that one."""
         key, names, handle = entry.key, entry.tags, self._handle
+        checks = time.monotonic() >= handle.checked_until
         try:
-            handle.for_writing()
+            if checks:
+                handle.for_writing()
         except _FAILURES as error:
             self._fail(error)
         engine, codec = handle.opened
@@ -480,6 +482,11 @@ class FileStore:
                 names=pack_names(names, origin) if names else b"",
                 sign=codec.sign,
             )
+        except FileNotFoundError as error:
+            if checks:
+                self._fail(error)
+            handle.checked_until = 0.0  # the lock was removed, and perhaps the directory
+            return self.add(entry, fence, origin)
         except _FAILURES as error:
             self._fail(error)
         if isinstance(outcome, Record):
