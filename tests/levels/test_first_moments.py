@@ -14,8 +14,9 @@ from cachekit import CacheLevel, IntelligentCache, MemoryCache, RedisCache
 
 
 @pytest.fixture
-def cache(redis_url: str, prefix: str) -> Iterator[IntelligentCache]:
-    """A cache that has not been used."""
+def cache(redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[IntelligentCache]:
+    """A cache that has not been used, whose calls wait for the bus even where it gets no CPU for long."""
+    monkeypatch.setattr("cachekit.tiers.redis.bus._FIRST_CALL", 60.0)
     with IntelligentCache(MemoryCache(), RedisCache(url=redis_url, key_prefix=prefix), None) as cache:
         yield cache
 
