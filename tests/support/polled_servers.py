@@ -191,6 +191,10 @@ class PolledServerTests:
         def strike(number: int, frame: object) -> None:
             raise Struck
 
+        def limited(call: Callable[[], object]) -> None:
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            call()
+
         before = signal.signal(signal.SIGALRM, strike)
         try:
             with self.own_server() as server, self.make(prefix, server) as tier:
@@ -203,9 +207,8 @@ class PolledServerTests:
                     errors = tier.get_stats().errors
                     server.signal(signal.SIGSTOP)
                     for _ in range(12):  # no connection is lost with them
-                        signal.setitimer(signal.ITIMER_REAL, 0.02)
                         with pytest.raises(Struck):
-                            call()
+                            limited(call)
                     server.signal(signal.SIGCONT)
                     assert tier.get_stats().errors == errors
                 assert tier.get_value("k") in (None, 1, 2)
