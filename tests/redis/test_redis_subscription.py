@@ -90,4 +90,4 @@ def test_a_message_without_an_end_is_bounded() -> None:
     """Of the own writer too: it is no message until its end has arrived."""
     endless = frame(said(OWN, 1, ["x" * (5 << 20)]))[:-2]
     with pytest.raises(WrongReplyError):
-        heard([endless[at : at + (1 << 15)] for at in range(0, len(endless), 1 << 15)])
+        heard([endless[at : at + (1 << 17)] for at in range(0, len(endless), 1 << 17)])

@@ -43,7 +43,7 @@ class Subscription:
         # Many at once, and in C: while this process writes, most of what comes is its own. The content is
         # JSON of one line.
         self._own = re.compile(
-            rb"(?:[*>]3\r\n\$7\r\nmessage\r\n\$%d\r\n%b\r\n\$\d+\r\n%b[^\r\n]*\r\n)+"
+            rb"(?:[*>]3\r\n\$7\r\nmessage\r\n\$%d\r\n%b\r\n\$\d+\r\n%b[^\r]*+\r\n)++"
             % (len(channel), re.escape(channel), re.escape(own))
         )
         #: Whether the last `receive` received such messages.
