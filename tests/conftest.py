@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ pytest_plugins = [
     "lease_servers", "loops", "lying_caches", "other_users", "patience", "redis_fixtures", "slow_loads",
     "three_tiers", "turns_taken",
 ]  # fmt: skip
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two more processes than there are CPUs: the tests wait for a third of their time."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.fixture(autouse=True)
