@@ -14,7 +14,16 @@ from typing import Any
 import inside
 import pytest
 
-from cachekit import CacheEntry, CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache, aio
+from cachekit import (
+    CacheEntry,
+    CacheLevel,
+    CacheStrategy,
+    FileCache,
+    IntelligentCache,
+    MemoryCache,
+    RedisCache,
+    aio,
+)
 from cachekit.errors import TierUnavailableError
 from cachekit.loading import hot_set
 from cachekit.testing import ManualClock
@@ -97,6 +106,20 @@ def test_keys_that_each_run_asks_for_once(tmp_path: Path) -> None:
                 assert cache.get(f"k{number}") == number
             if 11 in asked:
                 cache.get("k1")
+
+
+@pytest.mark.parametrize("strategy", [CacheStrategy.S3_FIFO, CacheStrategy.SIEVE, CacheStrategy.ADAPTIVE])
+def test_newcomers_do_not_push_out_what_was_copied(tmp_path: Path, strategy: CacheStrategy) -> None:
+    """A copy counts as used once. A key that is asked for once does not."""
+    with cache_on(tmp_path) as cache:
+        use(cache, *(f"k{number}" for number in range(10)))
+    with cache_on(tmp_path, memory_cache=MemoryCache(20, strategy)) as cache:
+        copied = in_memory(cache)
+        assert len(copied) == 10
+        for number in range(18):
+            cache.set(f"new{number}", number)
+        assert len(copied & in_memory(cache)) >= 8
+        assert cache.get_stats()["memory"].evictions == 8
 
 
 def test_a_run_without_calls_of_a_function_leaves_its_keys(tmp_path: Path) -> None:
