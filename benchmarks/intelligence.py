@@ -17,16 +17,18 @@ import os
 import subprocess
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from math import inf
 from pathlib import Path
 from random import Random
 from statistics import mean, median
-from time import perf_counter
+from tempfile import TemporaryDirectory
+from time import thread_time
 from typing import Any
 
-from cachekit import CacheStrategy, MemoryCache
+from cachekit import CacheStrategy, FileCache, IntelligentCache, MemoryCache, Prefetch, SizeEstimate
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory.miniatures import Miniature, policy_of
 
@@ -36,6 +38,7 @@ QUICK = 60_000
 ROUND = 2_000  #: requests between two rounds of the simulation
 STATIC = (CacheStrategy.LRU, CacheStrategy.SIEVE, CacheStrategy.S3_FIFO, CacheStrategy.W_TINYLFU)
 LEAST = 900  #: entries of a cache whose estimate is judged
+WINDOW = 20  #: requests for each entry, of an estimate over the last ones
 
 
 def read(folder: Path, name: str, quick: bool) -> tuple[list[str], int]:
@@ -44,30 +47,43 @@ def read(folder: Path, name: str, quick: bool) -> tuple[list[str], int]:
     return list(map(str, numbers[: QUICK if quick else None])), len(set(numbers))
 
 
-def simulated(strategy: CacheStrategy, size: int, keys: list[str]) -> float:
-    """The hit rate of a policy."""
+def simulated(strategy: CacheStrategy, size: int, keys: list[str]) -> list[int]:
+    """How many hits a policy has had, after each request."""
     policy = policy_of(strategy)
     policy.begin(size)
     held: set[str] = set()
-    hits = 0
+    hits, counts = 0, []
     for key in keys:
         if key in held:
             hits += 1
             policy.hit(key)
-            continue
-        if len(held) >= size:
-            held.remove(policy.evict(key))
-        policy.insert(key, inf)
-        held.add(key)
-    return hits / len(keys)
+        else:
+            if len(held) >= size:
+                held.remove(policy.evict(key))
+            policy.insert(key, inf)
+            held.add(key)
+        counts.append(hits)
+    return counts
 
 
-def served(strategy: CacheStrategy, size: int, keys: list[str]) -> tuple[float, MemoryCache]:
-    """The hit rate of a cache which a hundred requests a second reach, and the cache."""
+def rate_of(strategy: CacheStrategy, size: int, keys: list[str]) -> float:
+    """The hit rate of a policy."""
+    return simulated(strategy, size, keys)[-1] / len(keys)
+
+
+def served(
+    strategy: CacheStrategy, size: int, keys: list[str], windows: list[tuple[int, SizeEstimate]] | None = None
+) -> tuple[float, MemoryCache]:
+    """The hit rate of a cache which a hundred requests a second reach, and the cache.
+
+    `windows` receives the estimates over the last requests, WINDOW for each entry, and when they were made.
+    """
     clock = ManualClock()
     cache = MemoryCache(size, strategy, clock=clock)
     hits = 0
     for number, key in enumerate(keys):
+        if windows is not None and number and not number % (WINDOW * size):
+            windows.append((number, cache.estimate(WINDOW * size)))
         if cache.get_value(key) is None:
             cache.set_value(key, True)
         else:
@@ -90,7 +106,9 @@ def cell(kind: str, folder: Path, name: str, share: str, policy: str, quick: boo
     size = max(1, round(distinct * float(share)))
     strategy = CacheStrategy(policy)
     if kind == "static":
-        return {"size": size, "rate": simulated(strategy, size, keys)}
+        return {"size": size, "rate": rate_of(strategy, size, keys)}
+    if kind == "window":
+        return {"size": size, "apart": windows_apart(strategy, size, keys)}
     rate, cache = served(strategy, size, keys)
     found = cache.estimate()
     return {
@@ -101,6 +119,22 @@ def cell(kind: str, folder: Path, name: str, share: str, policy: str, quick: boo
         "policy": cache.policy,
         "reason": found.reason,
     }
+
+
+def windows_apart(strategy: CacheStrategy, size: int, keys: list[str]) -> dict[str, list[float]]:
+    """By how many points the estimates over the last requests are off."""
+    windows: list[tuple[int, SizeEstimate]] = []
+    served(strategy, size, keys, windows)
+    apart = {}
+    for label, factor in OTHERS.items():
+        other = int(size * factor)
+        counts = [0, *simulated(strategy, other, keys)]
+        apart[label] = [
+            100 * (found.rates[other] - (counts[end] - counts[end - found.requests]) / found.requests)
+            for end, found in windows
+            if found
+        ]
+    return apart
 
 
 def in_process(seed: int, *arguments: object) -> dict[str, Any]:
@@ -132,7 +166,8 @@ def sizes(chosen: argparse.Namespace) -> int:
     ]
     measured = all_of(chosen, work)
     print(f"{'':30}{'x0.5':>14}{'x2':>14}{'x10':>14}   points apart, the worst of {chosen.seeds} seeds")
-    judged = {"x0.5": [0, 0], "x2": [0, 0], "x10": [0, 0]}
+    judged = {label: [0, 0] for label in OTHERS}
+    covered = dict.fromkeys(OTHERS, 0)
     for at, (name, _, policy) in enumerate(cells):
         runs = measured[at * chosen.seeds : (at + 1) * chosen.seeds]
         size = runs[0]["size"]
@@ -141,20 +176,21 @@ def sizes(chosen: argparse.Namespace) -> int:
             continue
         keys, _ = read(chosen.traces, name, chosen.quick)
         cells_of_row = []
-        for label, factor in (("x0.5", 0.5), ("x2", 2), ("x10", 10)):
+        for label, factor in OTHERS.items():
             other = int(size * factor)
-            true = simulated(CacheStrategy(policy), other, keys)
+            true = rate_of(CacheStrategy(policy), other, keys)
             near = [true]
             apart = [100 * (run["rates"][str(other)] - true) for run in runs]
             if factor < 1 and max(map(abs, apart)) > 2:
                 near += [
-                    simulated(CacheStrategy(policy), int(other * off), keys) for off in (0.9, 0.95, 1.05, 1.1)
+                    rate_of(CacheStrategy(policy), int(other * off), keys) for off in (0.9, 0.95, 1.05, 1.1)
                 ]
             for run in runs:
                 rate = run["rates"][str(other)]
                 # Between the rates of the sizes that are near, any rate is that of a size in between.
                 judged[label][0] += min(near) - 0.02 <= rate <= max(near) + 0.02
                 judged[label][1] += 1
+                covered[label] += abs(rate - true) <= run["plus_minus"][str(other)]
             cells_of_row.append(max(apart, key=abs))
         print(
             f"{f'{name}@{size} {policy}':30}" + "".join(f"{one:>+14.2f}" for one in cells_of_row), flush=True
@@ -164,10 +200,32 @@ def sizes(chosen: argparse.Namespace) -> int:
         asked = 0.95 if label == "x0.5" else 1.0
         good = within >= asked * runs_
         short |= not good
-        print(f"{label}: {within} of {runs_} within 2 points, asked {asked:.0%}: {_verdict(good)}")
+        print(
+            f"{label}: {within} of {runs_} within 2 points, asked {asked:.0%}: {_verdict(good)}; "
+            f"{covered[label]} within plus_minus, which says 90%"
+        )
+    _show_windows(chosen, cells)
     return int(short and not chosen.quick)
 
 
+def _show_windows(chosen: argparse.Namespace, cells: Sequence[tuple[str, float, str]]) -> None:
+    """Print how far the estimates over the last requests are off; nothing was asked of them."""
+    work = [
+        (0, "window", chosen.traces, name, share, policy, int(chosen.quick)) for name, share, policy in cells
+    ]
+    found = [one["apart"] for one in all_of(chosen, work) if one["size"] >= LEAST]
+    for label in OTHERS:
+        apart = sorted(abs(points) for one in found for points in one[label])
+        if apart:
+            half, most = (apart[int(share * (len(apart) - 1))] for share in (0.5, 0.95))
+            print(
+                f"{label} over the last {WINDOW} requests for each entry, {len(apart)} estimates: "
+                f"half within {half:.1f} points, 95% within {most:.1f}, the worst {apart[-1]:.1f}"
+            )
+
+
+#: Other sizes, as multiples of a cache's own.
+OTHERS = {"x0.5": 0.5, "x2": 2, "x10": 10}
 POLICIES = (CacheStrategy.LRU.value, CacheStrategy.S3_FIFO.value)
 
 
@@ -264,7 +322,10 @@ def cost(chosen: argparse.Namespace) -> int:
 
 
 def hits(chosen: argparse.Namespace) -> int:
-    """Nanoseconds of a hit, a miss and a write, paired: without estimates, with them, and ADAPTIVE."""
+    """Nanoseconds of a hit, a miss and a write, paired: without estimates, with them, and ADAPTIVE.
+
+    They are those of the caller's thread, so that other programs on the machine matter less.
+    """
     entries = 500 if chosen.quick else 1_000
     keys = [f"key {number}" for number in range(entries)]
     others = [f"none {number}" for number in range(entries)]
@@ -279,21 +340,27 @@ def hits(chosen: argparse.Namespace) -> int:
     for cache in made.values():
         for key in keys:
             cache.set_value(key, 1)
-    for _ in range(5 if chosen.quick else 60):
-        for name, cache in made.items():
+    rounds = 5 if chosen.quick else 60
+    order, random = list(made.items()), Random(1)
+    for _ in range(rounds):
+        random.shuffle(order)  # the one after a slow one finds cold caches
+        for name, cache in order:
             for kind, wanted in (("hit", keys), ("miss", others)):
                 get = cache.get_value
-                begun = perf_counter()
+                begun = thread_time()
                 for key in wanted:
                     get(key)
-                taken[name][kind].append(perf_counter() - begun)
+                taken[name][kind].append(thread_time() - begun)
+    # Afterwards: what the simulation of these writes takes is no price of a hit.
+    for _ in range(rounds):
+        for name, cache in made.items():
             store = cache.set_value
-            begun = perf_counter()
+            begun = thread_time()
             for key in keys:
                 store(key, 2)
-            taken[name]["set"].append(perf_counter() - begun)
+            taken[name]["set"].append(thread_time() - begun)
     base = {kind: median(numbers) for kind, numbers in taken["LRU, no estimates"].items()}
-    print(f"{'ns':20}{'hit':>16}{'miss':>16}{'set':>16}")
+    print(f"{'ns':30}{'hit':>16}{'miss':>16}{'set':>16}")
     ratios = {}
     for name, by_kind in taken.items():
         figures = {kind: median(numbers) for kind, numbers in by_kind.items()}
@@ -301,14 +368,72 @@ def hits(chosen: argparse.Namespace) -> int:
         shown = [
             f"{figures[kind] / entries * 1e9:,.0f} ({figures[kind] / base[kind]:.2f})" for kind in figures
         ]
-        print(f"{name:20}" + "".join(f"{one:>16}" for one in shown))
+        print(f"{name:30}" + "".join(f"{one:>16}" for one in shown))
     beside = ratios["cost-aware"] / ratios["w-tinylfu"]
     good = ratios["LRU"] <= 1.02 and ratios["adaptive"] <= 1.05 and beside <= 1.1
     print(
         f"hits: {ratios['LRU']:.3f} asked 1.02, {ratios['adaptive']:.3f} asked 1.05, "
         f"cost-aware beside w-tinylfu {beside:.3f} asked 1.10: {_verdict(good)}"
     )
+    _hits_of_parts(entries, rounds)
     return int(not good and not chosen.quick)
+
+
+def _hits_of_parts(entries: int, rounds: int) -> None:
+    """Print the same without prefetching and the hot set, and with them. A miss of a function loads."""
+
+    def number_of(number: int) -> int:
+        return number
+
+    def function(prefetch: Prefetch | bool) -> dict[str, Callable[[int], object]]:
+        cache = opened.enter_context(IntelligentCache(MemoryCache(4 * entries), file_cache=None))
+        called = cache.cached(prefetch=prefetch)(number_of)
+        return {"hit": called, "miss": called}
+
+    def over_files(reload_hot: bool) -> dict[str, Callable[[int], object]]:
+        file = FileCache(opened.enter_context(TemporaryDirectory()))
+        cache = opened.enter_context(
+            IntelligentCache(MemoryCache(4 * entries), file_cache=file, reload_hot=reload_hot)
+        )
+        for number in range(entries):
+            cache.set(str(number), number)
+        return {
+            "hit": lambda number: cache.get(str(number)),
+            "miss": lambda number: cache.get(str(number)),
+            "set": lambda number: cache.set(str(number), number),
+        }
+
+    with ExitStack() as opened:
+        for base, made in (
+            (
+                "function",
+                {
+                    "function": function(False),
+                    "function, prefetch": function(Prefetch(clock=False)),
+                    "function, prefetch and clock": function(True),
+                },
+            ),
+            ("files", {"files": over_files(False), "files, reload_hot": over_files(True)}),
+        ):
+            taken: dict[str, dict[str, list[float]]] = {
+                name: {kind: [] for kind in calls} for name, calls in made.items()
+            }
+            for again in range(rounds + 1):
+                fresh = range((again + 1) * entries, (again + 2) * entries)
+                for name, calls in made.items():
+                    for kind, call in calls.items():
+                        begun = thread_time()
+                        for number in fresh if kind == "miss" else range(entries):
+                            call(number)
+                        if again:  # the first time fills it
+                            taken[name][kind].append(thread_time() - begun)
+            for name, by_kind in taken.items():
+                shown = [
+                    f"{median(numbers) / entries * 1e9:,.0f} "
+                    f"({median(numbers) / median(taken[base][kind]):.2f})"
+                    for kind, numbers in by_kind.items()
+                ]
+                print(f"{name:30}" + "".join(f"{one:>16}" for one in shown))
 
 
 def of_prefetch(command: str, chosen: argparse.Namespace) -> int:

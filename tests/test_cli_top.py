@@ -17,11 +17,12 @@ from workers import runtime as runtime
 
 from cachekit import FileCache, IntelligentCache, MemoryCache
 from cachekit.cli import main
-from cachekit.cli.top import line, screen, sparkline
+from cachekit.cli.display import PlainDisplay
+from cachekit.cli.top import line, screen, show, sparkline
 from cachekit.monitoring.families import PARTS
 from cachekit.monitoring.rates import Rates, hit_rate, quantile
 from cachekit.monitoring.reading import HostReader, SharedFigures
-from cachekit.monitoring.record import Process, Reason
+from cachekit.monitoring.record import OtherSize, Process, Reason, Sizes
 
 HOSTILE = "<img onerror=alert(1)>[bold]:cat:\x1b[31m\n"
 
@@ -205,3 +206,26 @@ def test_shares_and_quantiles() -> None:
     assert quantile(counters, "load.duration", 1.0) == float("inf")
     assert hit_rate({"requests/hit": 1.0, "requests/miss": 3.0}, "requests") == 0.25
     assert hit_rate({}, "requests") is None
+
+
+def test_other_sizes_and_prefetches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rates of half, twice and ten times the size beside the one as it is."""
+    rates = ((500.0, 0.52, 0.011), (1000.0, 0.61, 0.0), (2000.0, 0.69, 0.009), (10_000.0, 0.83, 0.01))
+    sizes = Sizes(1000.0, "entries", 4321.0, tuple(OtherSize(*one) for one in rates))
+    in_bytes = Sizes(3.0 * 2**20, "bytes", 7.0, (OtherSize(3.0 * 2**20, 0.4, 0.0),))
+    counters = {"prefetches/begun": 9.0, "prefetches/hit": 7.0, "prefetches/wasted": 2.0}
+    one = process(counters, sizes=(sizes, in_bytes))
+    for text in (drawn(SharedFigures(counters, {}, (one,), 0)), shown_once(counters, one, capsys)):
+        assert re.search(r"1,000 +4,321 +52\.0% \+- 1\.1 +61\.0% +69\.0% \+- 0\.9 +83\.0% \+- 1\.0", text), (
+            text
+        )
+        assert re.search(r"3\.0 MiB +7 +- +40\.0% +- +-", text), text
+        assert re.search(r"prefetches +\S+  used \S+  late \S+  wasted \S+", text), text
+    assert "9  used 7  late 0  wasted 2" in text
+    assert "other sizes" not in shown_once({}, process({}), capsys)
+    assert "prefetches" not in drawn(host(process({})))
+
+
+def shown_once(counters: dict[str, float], one: Process, capsys: pytest.CaptureFixture[str]) -> str:
+    show(PlainDisplay(sys.stdout), SharedFigures(counters, {}, (one,), 0), "/dir")
+    return capsys.readouterr().out

@@ -89,6 +89,11 @@ def show(display: Display, figures: SharedFigures, path: str) -> None:
         ],
     )
     display.table("Tiers", _TIER_HEADER, _tier_rows(figures, counters, _count))
+    sizes = _size_rows(figures)
+    if sizes:
+        display.table("Hit rate of memory at other sizes", _SIZE_HEADER, sizes)
+    if total(counters, "prefetches"):
+        display.line(_prefetches(counters, _count))
     if figures.processes:
         named = zip(figures.processes, figures.names(), strict=True)
         rows = [_process_row(one, name, one.counters, _count) for one, name in named]
@@ -136,6 +141,32 @@ def _tier_rows(
             evicted, expired, invalidated, errors, state,
         ))  # fmt: skip
     return rows
+
+
+_SIZE_HEADER: Final = ("size", "lookups", "half", "as it is", "twice", "ten times")
+_FACTORS: Final = (0.5, 1, 2, 10)
+
+
+def _size_rows(figures: SharedFigures) -> list[tuple[str, ...]]:
+    """Return a row for each size of a memory tier: the hit rates that it would have at others."""
+    rows = []
+    for one in figures.sizes():
+        rates = {other.size / one.size: other for other in one.rates}
+        near = [next((rates[at] for at in rates if abs(at - factor) <= 0.1), None) for factor in _FACTORS]
+        cells = [
+            _NONE if other is None
+            else _share(other.rate) + (f" +- {100 * other.plus_minus:.1f}" if other.size != one.size else "")
+            for other in near
+        ]  # fmt: skip
+        rows.append((
+            _count(one.size) if one.unit == "entries" else size(one.size), _count(one.requests), *cells
+        ))  # fmt: skip
+    return rows
+
+
+def _prefetches(counted: Numbers, shown: Callable[[float], str]) -> str:
+    numbers = [shown(counted.get(f"prefetches/{name}", 0)) for name in ("begun", "hit", "late", "wasted")]
+    return "prefetches {:>10}  used {}  late {}  wasted {}".format(*numbers)
 
 
 def _process_row(
@@ -254,6 +285,7 @@ def screen(
             f"  p99 {_duration(quantile(counted, 'load.duration', 0.99))}",
             f"  failed {_rate(counted.get('loads/error', 0))}",
         ),
+        *([Text(_prefetches(counted, _rate))] if total(figures.counters, "prefetches") else []),
     ]  # fmt: skip
     reasons = [
         Text(reason, style=_COLOURS["critical" if reason.startswith("critical") else "warning"])
@@ -261,12 +293,14 @@ def screen(
     ]
     shown = list(zip(figures.processes, figures.names(), strict=True))[:_SHOWN]
     more = len(figures.processes) - len(shown)
+    sizes = _size_rows(figures)
     processes = [_process_row(one, name, rates.of(one.id), _rate) for one, name in shown]
     rest = [Text(f"and {more:,} more processes", style="dim")] if more else []
     nothing = [Text("No process has a cache here yet.", style="dim")] if not shown else []
     return Group(
         head, Text(), *lines, *reasons, Text(),
         _table(_TIER_HEADER, _tier_rows(figures, counted, _rate)), Text(),
+        *([_table(_SIZE_HEADER, sizes), Text()] if sizes else []),
         *([_table(_PROCESS_HEADER, processes)] if processes else []), *nothing, *rest, Text(),
         Text("q quits", style="dim"),
     )  # fmt: skip

@@ -46,6 +46,7 @@ from cachekit.tiers.base import DirectoryTier, FencedEntry, ServerTier
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
 from cachekit.tiers.file import store_of
 from cachekit.tiers.memory.store import Store
+from cachekit.tiers.memory.strategy import adaptive_policy_of
 from cachekit.tiers.redis import bus_of
 
 if TYPE_CHECKING:
@@ -534,14 +535,18 @@ class TierStack:
         memory = self._memory
         entry, level = memory.peek_entry(key), CacheLevel.MEMORY
         seconds = None if entry is None else memory.seconds_of(key)
+        adaptive = adaptive_policy_of(memory)
+        eviction = None if adaptive is None else str(adaptive)
         if entry is None:
             below = self.peek(key) if self.lower else None
             if below is None:
-                return Explanation(key, None, None, None, NO_TAGS, 0, miss_of(memory, key, tags, self.lower))
+                miss = miss_of(memory, key, tags, self.lower)
+                return Explanation(key, None, None, None, NO_TAGS, 0, miss, None, eviction)
             entry, level = below
         age = max(0.0, self.now() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
-        return Explanation(entry.key, level, age, ttl - age, entry.tags, entry.access_count, None, seconds)
+        served = entry.access_count
+        return Explanation(entry.key, level, age, ttl - age, entry.tags, served, None, seconds, eviction)
 
     def _adopt_winner(self, fence: LoadFence, value: Any, levels: int) -> Any:
         """Return the value that was stored first, if it is still there and the server confirms it."""

@@ -16,7 +16,7 @@ from cachekit.loading.core import CacheCore
 from cachekit.monitoring.families import HIT_DURATIONS, TIERS
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
 from cachekit.monitoring.reading import FiguresReader, HostReader, SharedFigures
-from cachekit.monitoring.record import OtherSize, Process, Reason, Sizes, program, sizes_of
+from cachekit.monitoring.record import Process, Reason, Sizes, program, sizes_of
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
 from cachekit.monitoring.wanted import changing
 from cachekit.runtime.reentrant_lock import RLock
@@ -29,7 +29,6 @@ _KEPT: Final = 300
 #: The processes go on publishing for so many seconds after the page is closed.
 WATCHED: Final = 10.0
 _MOST_PROCESSES: Final = 200
-_MOST_SIZES: Final = 4  # caches whose other sizes are shown
 
 
 @final
@@ -140,7 +139,7 @@ def _moment(figures: SharedFigures, rates: Rates, now: float) -> Moment:
         ],
         "ended": figures.ended,
         "prefetches": _prefetches(counters),
-        "sizes": _sizes(figures),
+        "sizes": [_sizes(one) for one in figures.sizes()],
     }
 
 
@@ -154,39 +153,9 @@ def _prefetches(counters: Numbers) -> Moment | None:
     }
 
 
-def _sizes(figures: SharedFigures) -> list[Moment]:
-    """Return what other sizes of memory would bring: caches of one size together, the busiest ones first.
-
-    The caches of a program have one size in each of its processes, and each serves a part of the requests.
-    """
-    alike: dict[tuple[float, str], list[Sizes]] = {}
-    for process in figures.processes:
-        for one in process.sizes:
-            alike.setdefault((one.size, one.unit), []).append(one)
-    found = [_together(size, unit, all_sizes) for (size, unit), all_sizes in alike.items()]
-    return sorted(found, key=lambda one: -one["requests"])[:_MOST_SIZES]
-
-
-def _together(size: float, unit: str, estimates: list[Sizes]) -> Moment:
-    requests = sum(one.requests for one in estimates)
-    rates: dict[float, list[tuple[float, OtherSize]]] = {}
-    for one in estimates:
-        for other in one.rates:
-            rates.setdefault(other.size, []).append((one.requests / requests, other))
-    return {
-        "size": size,
-        "unit": unit,
-        "requests": requests,
-        "rates": [
-            {
-                "size": other,
-                "rate": sum(weight * one.rate for weight, one in known),
-                "plus_minus": sum(weight * one.plus_minus for weight, one in known),
-            }
-            for other, known in sorted(rates.items())
-            if len(known) == len(estimates)
-        ],
-    }
+def _sizes(sizes: Sizes) -> Moment:
+    """Return what other sizes of a memory tier would bring."""
+    return sizes._asdict() | {"rates": [one._asdict() for one in sizes.rates]}
 
 
 def _tier(tier: str, figures: SharedFigures, counted: Numbers) -> Moment:

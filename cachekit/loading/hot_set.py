@@ -6,6 +6,10 @@ begins, a thread copies their entries from the lower tiers into memory. No loade
 and nothing is evicted for it. What expired or was invalidated is in no tier any more. A fence keeps out what
 is written during the copy.
 
+After the keys that had hits come those of the record before that are still in memory, and then those that
+came into memory last. A key that was asked for once has no hit, because the first request was a miss. The
+end is made of keys of functions that were not called, and of those of the record before that were evicted.
+
 Results of a cached function are copied when the function is first called, because only then its version is
 known. Results of other code stay away.
 
@@ -94,8 +98,8 @@ class HotSet:
         self._table = table
         self._seen = (0, 0)
         self._log = log
-        #: Keys of the last record that a lower tier still has. They follow the keys that this process uses.
-        self._carried: list[_Hot] = []
+        #: Keys of the last record that were copied, most used first. They follow what this process uses.
+        self._carried: dict[str, str] = {}
         #: The keys of functions that were not called yet.
         self._waiting: dict[str, list[str]] = {}
         #: What the keys of functions begin with that were called before the record was read.
@@ -191,8 +195,9 @@ class HotSet:
             key = copy[0].key
             if self._tiers.peek_memory(key) is MISSING:
                 self._tiers.promote_copy(copy)
+                self._memory.count_use(key)  # as new ones they would have to prove themselves once more
                 self.reloaded += 1
-        self._carried.extend((copy[0].key, identity) for copy, identity in copies)
+        self._carried.update((copy[0].key, identity) for copy, identity in copies)
 
     def _is_enough(self, count: int) -> bool:
         most_bytes = _MOST_BYTES if self._most_bytes is None else self._most_bytes
@@ -249,16 +254,23 @@ class HotSet:
 
     def _hot(self) -> Sequence[_Hot]:
         now, shared = self._memory.time.monotonic(), self._tiers.file is not None
-        used = [
+        carried = self._carried.copy()
+
+        def use(held: MemoryEntry) -> tuple[int, bool, float]:
+            return held.accesses, held.key in carried, held.last
+
+        live = [
             held
             for held in self._memory.all_held()
             # With a file tier, a copy without a shared fence is in memory only.
-            if held.accesses and now < held.deadline and (not shared or _has_copy(held.shared_fence))
+            if now < held.deadline and (not shared or _has_copy(held.shared_fence))
         ]
-        hot = dict(map(_with_function, nlargest(self._most, used, key=_use)))
-        if hot:
-            for key, identity in islice(self._carried, self._most - len(hot)):
-                hot.setdefault(key, identity)
+        hot = dict(map(_with_function, nlargest(self._most, live, key=use)))
+        waiting = [(key, identity) for identity, keys in self._waiting.copy().items() for key in keys]
+        for key, identity in [*waiting, *carried.items()]:
+            if len(hot) >= self._most:
+                break
+            hot.setdefault(key, identity)
         return list(hot.items())
 
     def close(self) -> None:
@@ -282,10 +294,6 @@ def _has_copy(fence: EntryFence | None) -> bool:
     while isinstance(fence, (FirstHitFence, SampledFence)):
         fence = fence.fence
     return fence is not None
-
-
-def _use(held: MemoryEntry) -> tuple[int, float]:
-    return held.accesses, held.last
 
 
 def _with_function(held: MemoryEntry) -> _Hot:

@@ -2,7 +2,7 @@
 
 It is fed with the misses as they would be without it: misses, and first hits on prefetched entries. A row for
 each key has its two most frequent successors. A successor is predicted if it came at least twice, and in at
-least half of the cases. Three guards bound what that may cost:
+least two of three cases. Three guards bound what that may cost:
 
 - A budget. Each prefetch takes one from it. It begins with 32, grows by one in 200 requests, and gets back
   1.25 for each prefetch that was useful. A miss of an entry that a prefetch pushed out takes one, too.

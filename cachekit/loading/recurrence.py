@@ -49,23 +49,44 @@ class _Minutes:
     once. If they pushed out older rows, none would stay for a whole period. So a full table takes no new key.
     It notes 32 bits of it instead, in a cell that a later key may take. If the key comes again one period
     later, it takes the row of a key that has not.
+
+    Each place of the period has its keys, so that what a minute asks for takes no look at all rows. A row has
+    at most one minute of each place.
     """
 
-    __slots__ = ("_cells", "_period", "_text", "rows")
+    __slots__ = (
+        "_before", "_cells", "_minute", "_number", "_period", "_places", "_salt", "_swept", "_text", "rows",
+    )  # fmt: skip
 
     def __init__(self, period: int) -> None:
         self._period = period
         self._text = 0
         self.rows: OrderedDict[str, dict[int, int]] = OrderedDict()
+        #: The keys with a minute at each place of the period.
+        self._places: dict[int, list[str]] = {}
+        self._swept = 0  # the minute up to which old ones are forgotten
         #: Of keys without a row: bits of the hash, and the number of the period. Made when the table is full.
-        self._cells: array[int] | None = None
+        self._cells = array("I")
+        #: The last minute that was noted in a cell, and what follows from it.
+        self._minute = -1
+        self._salt = self._number = self._before = 0
 
     def add(self, key: str, minute: int) -> None:
         """Note that a key was asked for."""
         row = self.rows.get(key)
         if row is None:
-            if not self._insert(key, {minute: 1}):
-                self._note(key, minute)
+            if len(self.rows) < _KEYS and self._insert(key, {minute: 1}):
+                return
+            if minute != self._minute:
+                self._begin(minute)
+            bits = hash(key) ^ self._salt
+            at, mark = bits & _CELLS - 1, bits & 0xFFFF0000
+            cells = self._cells
+            if cells[at] == mark | self._before:
+                self._displace(len(key))
+                if self._insert(key, {minute: 2}):
+                    return
+            cells[at] = mark | self._number
             return
         if minute in row:
             return
@@ -76,12 +97,15 @@ class _Minutes:
             if times:
                 row[minute] = times + (gap == 1)
                 return
-        self._drop_old(row, minute)
+        place = minute % self._period
+        for one in [one for one in row if one % self._period == place]:
+            self._drop_minute(key, row, one)  # the clock was set back, or nothing was forgotten since
         if len(row) < _MINUTES:
             row[minute] = 1
+            self._at(minute).append(key)
             return
         for one in [one for one, times in row.items() if times < _TIMES]:
-            del row[one]
+            self._drop_minute(key, row, one)
         if not row:
             self._drop(key)
 
@@ -91,20 +115,26 @@ class _Minutes:
             return False
         self.rows[key] = row
         self._text = text
+        for minute in row:
+            self._at(minute).append(key)
         return True
 
-    def _note(self, key: str, minute: int) -> None:
-        if self._cells is None:
-            self._cells = array("I", bytes(4 * _CELLS))
+    def _at(self, minute: int) -> list[str]:
+        """Return the keys with a minute at this place of the period."""
+        return self._places.setdefault(minute % self._period, [])
+
+    def _drop_minute(self, key: str, row: dict[int, int], minute: int) -> None:
+        del row[minute]
+        self._at(minute).remove(key)
+
+    def _begin(self, minute: int) -> None:
+        """Compute what the cells of keys that come in this minute are made of."""
+        if not self._cells:
+            self._cells.frombytes(bytes(4 * _CELLS))
+        self._minute = minute
         number, place = divmod(minute, self._period)
-        bits = hash((key, place))
-        at, mark = bits % _CELLS, bits // _CELLS & 0xFFFF
-        noted = self._cells[at]
-        if noted and noted == mark << 16 | (number - 1) & 0xFFFF:
-            self._displace(len(key))
-            if self._insert(key, {minute: 2}):
-                return
-        self._cells[at] = mark << 16 | number & 0xFFFF
+        self._salt = hash((place, self._period))
+        self._number, self._before = number & 0xFFFF, (number - 1) & 0xFFFF
 
     def _displace(self, needed: int) -> None:
         """Make place for a key of this length, if one of the oldest rows has not come again."""
@@ -117,23 +147,32 @@ class _Minutes:
             if self._text + needed <= _TEXT:
                 return
 
-    def _drop_old(self, row: dict[int, int], now: int) -> None:
+    def _is_old(self, minute: int, times: int, now: int) -> bool:
         most = _GAP * self._period
-        for minute, times in list(row.items()):
-            if not -most <= now - minute <= (self._period if times == 1 else most):
-                del row[minute]
+        return not -most <= now - minute <= (self._period if times == 1 else most)
 
     def _drop(self, key: str) -> None:
-        del self.rows[key]
+        row = self.rows.pop(key)
+        for minute in list(row):
+            self._drop_minute(key, row, minute)
         size = len(key)
         self._text -= size
 
     def drop_old(self, now: int) -> None:
-        """Forget the minutes that did not come again."""
-        for key, row in list(self.rows.items()):
-            self._drop_old(row, now)
-            if not row:
-                self._drop(key)
+        """Forget the minutes that did not come again, of the places that were passed since the last call."""
+        passed = now - self._swept
+        if not 0 <= passed <= self._period:
+            passed = self._period
+        self._swept = now
+        for before in range(now - passed, now):
+            place = before % self._period
+            for key in self._places.get(place, ())[:]:
+                row = self.rows[key]
+                minute = next(one for one in row if one % self._period == place)
+                if self._is_old(minute, row[minute], now):
+                    self._drop_minute(key, row, minute)
+                    if not row:
+                        self._drop(key)
 
     def forget(self, key: str) -> None:
         """Forget a key."""
@@ -143,21 +182,28 @@ class _Minutes:
     def due(self, minute: int) -> dict[str, int]:
         """Return the keys that are foreseen for a minute, and how often they came before."""
         before = minute - self._period
-        return {key: row[before] for key, row in self.rows.items() if row.get(before, 0) >= _TIMES}
+        rows = self.rows
+        return {
+            key: times
+            for key in self._places.get(minute % self._period, ())
+            if (times := rows[key].get(before, 0)) >= _TIMES
+        }
 
     def restore(self, key: str, minutes: dict[int, int], now: int) -> None:
         """Add what an earlier process knew of a key, before what this one knows."""
-        self._drop_old(minutes, now)
-        if not minutes or len(minutes) > _MINUTES:
+        of_place = {
+            minute % self._period: minute
+            for minute in sorted(minutes)
+            if not self._is_old(minute, minutes[minute], now)
+        }
+        known = {minute: minutes[minute] for minute in of_place.values()}
+        if not known or len(known) > _MINUTES:
             return
-        row = self.rows.get(key)
-        if row is None:
-            self._insert(key, minutes)
+        own = self.rows.get(key, {}).copy()
+        self.forget(key)
+        if not self._insert(key, known):
             return
-        own = sorted(row.items())
-        row.clear()
-        row.update(minutes)
-        for minute, times in own:
+        for minute, times in sorted(own.items()):
             self.add(key, minute)
             row = self.rows.get(key, {})
             if minute in row:

@@ -41,8 +41,12 @@ class SuccessorRow:
             self.second_count //= 2
 
     def next(self) -> str:
-        """Return the successor to prefetch, or an empty text."""
-        likely = self.first_count >= _LEAST_COUNT and 2 * self.first_count >= self.count
+        """Return the successor to prefetch, or an empty text.
+
+        It must have come in two of three cases: a wrong prefetch costs a load, and the entry that it pushes
+        out may cost another one.
+        """
+        likely = self.first_count >= _LEAST_COUNT and 3 * self.first_count >= 2 * self.count
         return self.first if likely else ""
 
 

@@ -58,19 +58,22 @@ class Explanation(NamedTuple):
     #: How long the load of the value took, in seconds; None if memory does not know, as under LRU without
     #: `max_bytes`, which remembers no load times.
     load_seconds: float | None = None
+    #: What decides on evictions from memory now, and why it was chosen, with ADAPTIVE; None with others.
+    eviction: str | None = None
 
     def __repr__(self) -> str:
         return f"<Explanation: {self}>"
 
     def __str__(self) -> str:
+        eviction = "" if self.eviction is None else f"; memory evicts by {self.eviction}"
         if self.level is None or self.age is None or self.remaining is None:
             why = "" if self.miss is None else f": {self.miss}"
-            return f"{shown_key(self.key)} is in no tier{why}"
+            return f"{shown_key(self.key)} is in no tier{why}{eviction}"
         life = "does not expire" if self.remaining == FOREVER else f"expires in {self.remaining:.1f} s"
         load = "" if self.load_seconds is None else f", loaded in {self.load_seconds:.3g} s"
         return (
             f"{shown_key(self.key)} is in {self.level.name}: {self.age:.1f} s old, {life}, "
-            f"{shown_tags(self.tags)}, served {self.access_count} times{load}"
+            f"{shown_tags(self.tags)}, served {self.access_count} times{load}{eviction}"
         )
 
 

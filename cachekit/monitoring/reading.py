@@ -9,18 +9,28 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol, final
 
 from cachekit.errors import TierUnavailableError
 from cachekit.monitoring.folder import ENDED, OF_PROCESS, FiguresFolder
-from cachekit.monitoring.record import FORMAT, STATUS, Process, counters_of, number_of, process_of
+from cachekit.monitoring.record import (
+    FORMAT,
+    STATUS,
+    OtherSize,
+    Process,
+    Sizes,
+    counters_of,
+    number_of,
+    process_of,
+)
 from cachekit.monitoring.snapshot import Numbers, added, merged
 from cachekit.monitoring.wanted import INTERVAL, LONGEST, user_directory
 from cachekit.monitoring.watching import publish_here
 
 _FIRST: Final = 1.5 * INTERVAL  # seconds until all processes have published for the first time
 _PATIENCE: Final = 5.0  # seconds that a reader waits for others
+_MOST_SIZES: Final = 4  # caches whose other sizes are shown
 
 
 class SharedFigures(NamedTuple):
@@ -44,6 +54,18 @@ class SharedFigures(NamedTuple):
     def has(self, tier: str) -> bool:
         """Return whether a cache has, or had, this tier."""
         return f"entries/{tier}" in self.gauges or f"sets/{tier}" in self.counters
+
+    def sizes(self) -> list[Sizes]:
+        """Return what other sizes of memory would bring: caches of one size together, the busiest first.
+
+        The caches of a program have one size in each of its processes. Each serves a part of the requests.
+        """
+        alike: dict[tuple[float, str], list[Sizes]] = {}
+        for process in self.processes:
+            for one in process.sizes:
+                alike.setdefault((one.size, one.unit), []).append(one)
+        found = [_together(size, unit, estimates) for (size, unit), estimates in alike.items()]
+        return sorted(found, key=lambda one: -one.requests)[:_MOST_SIZES]
 
 
 class FiguresReader(Protocol):
@@ -151,3 +173,21 @@ def shared(living: Iterable[Process], sums: Numbers, gauges: Numbers, ended: int
     processes = sorted(living, key=lambda process: process.started)
     counters = added([sums, *[process.counters for process in processes]])
     return SharedFigures(counters, gauges, tuple(processes), ended)
+
+
+def _together(size: float, unit: str, estimates: Sequence[Sizes]) -> Sizes:
+    requests = sum(one.requests for one in estimates)
+    rates: dict[float, list[tuple[float, OtherSize]]] = {}
+    for one in estimates:
+        for other in one.rates:
+            rates.setdefault(other.size, []).append((one.requests / requests, other))
+    merged = [
+        OtherSize(
+            other,
+            sum(weight * one.rate for weight, one in known),
+            sum(weight * one.plus_minus for weight, one in known),
+        )
+        for other, known in sorted(rates.items())
+        if len(known) == len(estimates)
+    ]
+    return Sizes(size, unit, requests, tuple(merged))

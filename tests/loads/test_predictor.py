@@ -7,6 +7,7 @@ from typing import Any
 
 from cachekit import MemoryCache
 from cachekit.loading.predictor import Predictor, PrefetchCounters, Unproven
+from cachekit.loading.successors import SuccessorRow
 
 
 def test_threads_and_tasks_have_sequences_of_their_own() -> None:
@@ -27,6 +28,15 @@ def test_threads_and_tasks_have_sequences_of_their_own() -> None:
             if not left[flow]:
                 del left[flow]
     assert (right, wrong) == (4 * 29, 0)
+
+
+def test_a_successor_comes_in_two_of_three_cases() -> None:
+    """One that comes in half of them would cost more loads than it saves."""
+    for others, expected in ((0, "b"), (1, "b"), (2, "")):
+        row = SuccessorRow()
+        for key in ["b", *(f"other {number}" for number in range(others)), "b"]:
+            row.add(key)
+        assert row.next() == expected
 
 
 class Simulated:

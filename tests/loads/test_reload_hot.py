@@ -14,7 +14,16 @@ from typing import Any
 import inside
 import pytest
 
-from cachekit import CacheEntry, CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache, aio
+from cachekit import (
+    CacheEntry,
+    CacheLevel,
+    CacheStrategy,
+    FileCache,
+    IntelligentCache,
+    MemoryCache,
+    RedisCache,
+    aio,
+)
 from cachekit.errors import TierUnavailableError
 from cachekit.loading import hot_set
 from cachekit.testing import ManualClock
@@ -42,10 +51,10 @@ def use(cache: IntelligentCache, *keys: str, times: int = 1) -> None:
 
 def test_what_was_used_is_in_memory_after_a_restart(tmp_path: Path) -> None:
     """No lookup is counted for it, and each first request is a hit in memory."""
-    with cache_on(tmp_path) as cache:
+    with cache_on(tmp_path, 4) as cache:
         use(cache, "a", "b")
         cache.set("never read", 1)
-    with cache_on(tmp_path) as cache:
+    with cache_on(tmp_path, 4) as cache:
         assert in_memory(cache) == {"a", "b"}
         before = cache.get_stats()
         assert before["combined"].reloaded == before["memory"].promotions == 2
@@ -76,6 +85,59 @@ def test_what_a_run_does_not_use_is_kept_behind_what_it_uses(tmp_path: Path) -> 
         use(cache, "new", times=9)
     with cache_on(tmp_path) as cache:
         assert in_memory(cache) == {"new"} | {f"k{number}" for number in range(8)}
+
+
+def test_keys_that_each_run_asks_for_once(tmp_path: Path) -> None:
+    """Those of the record before that are still in memory come first, then the newest; evicted ones last."""
+    with FileCache(tmp_path, 4) as file:
+        for number in range(12):
+            file.set_value(f"k{number}", number)
+    # Half of memory is four keys.
+    for asked, expected in (
+        ([0, 1, 2], set()),
+        ([3, 4], {0, 1, 2}),
+        ([1], {0, 1, 2, 4}),
+        ([5, 6, 7, 8, 9, 10, 11], {0, 1, 2, 4}),  # that is more than memory has left
+        ([], {1, 9, 10, 11}),
+    ):
+        with cache_on(tmp_path, 8) as cache:
+            assert in_memory(cache) == {f"k{number}" for number in expected}
+            for number in asked:
+                assert cache.get(f"k{number}") == number
+            if 11 in asked:
+                cache.get("k1")
+
+
+def test_newcomers_do_not_push_out_what_was_copied(tmp_path: Path) -> None:
+    """A copy counts as used once. A key that is asked for once does not."""
+    with cache_on(tmp_path) as cache:
+        use(cache, *(f"k{number}" for number in range(10)))
+    with cache_on(tmp_path, memory_cache=MemoryCache(20, CacheStrategy.SIEVE)) as cache:
+        copied = in_memory(cache)
+        assert len(copied) == 10
+        for number in range(18):
+            cache.set(f"new{number}", number)
+        assert len(copied & in_memory(cache)) == 10
+        assert cache.get_stats()["memory"].evictions == 8
+
+
+def test_a_run_without_calls_of_a_function_leaves_its_keys(tmp_path: Path) -> None:
+    """As another command of the same program."""
+    for run in range(3):
+        with cache_on(tmp_path) as cache:
+
+            @cache.cached(name="f", version="1")
+            def double(number: int) -> int:
+                return 2 * number
+
+            inside.wait_for_reload(cache)
+            if run == 1:
+                use(cache, "a")
+                continue
+            double(1)
+            if run == 2:
+                assert in_memory(cache) == {"a", double.key(1), double.key(2)}
+            double(2)
 
 
 def test_expired_invalidated_and_deleted_keys_stay_away(tmp_path: Path) -> None:

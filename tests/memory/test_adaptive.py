@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from itertools import accumulate, count
+from math import inf
 
 import pytest
 
-from cachekit import CacheStrategy, MemoryCache
+from cachekit import CacheStrategy, IntelligentCache, MemoryCache
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory.eviction.adaptive import SHAPES, Adaptive
+from cachekit.tiers.memory.miniatures import ShapeChoice
 from cachekit.tiers.memory.tier import store_of
 
 SIZE = 100
@@ -66,6 +69,9 @@ def test_the_shape_follows_the_requests(caplog: pytest.LogCaptureFixture) -> Non
         mine = run(cache, keys, clock)
         assert adaptive(cache).shape != SHAPES[0]
         assert "changed 0 times" not in cache.policy
+        assert re.search(
+            r"changed \d+ times, the last time for [1-9]\d*\.\d points of hit rate", cache.policy
+        )
         store_of(cache).check()
     with MemoryCache(SIZE, CacheStrategy.S3_FIFO, estimates=False) as other:
         first = run(other, keys)
@@ -77,6 +83,39 @@ def test_the_shape_follows_the_requests(caplog: pytest.LogCaptureFixture) -> Non
     (line, *_) = [record for record in caplog.records if "adaptive eviction" in record.message]
     assert line.levelno == logging.DEBUG
     assert "instead of trial 10%, 2 hits earn a place" in line.message
+    assert re.search(r"it served [1-9]\d*\.\d points more of the requests", line.message)
+
+
+@pytest.mark.parametrize(
+    ("share", "leads", "changes"),
+    [
+        (0.1, (10, 10, 10, 10), True),
+        (0.1, (12, 8, 11, 9), True),
+        (0.1, (40, 0, 0, 0), False),
+        (1.0, (40, 0, 0, 0), True),
+        (0.1, (0, 0, 1, 1), False),
+    ],
+)
+def test_a_shape_must_lead_by_more_than_noise(share: float, leads: tuple[int, ...], changes: bool) -> None:
+    """In each part of the sample about alike; a sample of all keys has no noise."""
+    choice = ShapeChoice(100, inf, SHAPES[0], share)
+    for miniature in choice.miniatures:
+        miniature.hits = [100, 200, 300, 400]
+    choice.miniatures[3].hits = [100 + leads[0], 200 + leads[1], 300 + leads[2], 400 + leads[3]]
+    choice.decide(2_000)
+    assert choice.shape == SHAPES[3 if changes else 0]
+    assert choice.lead == pytest.approx(sum(leads) / 2_000 if changes else 0.0)
+
+
+def test_explain_names_the_shape() -> None:
+    """Of a key in memory and of one that is in no tier; other policies have none."""
+    with IntelligentCache(MemoryCache(SIZE, CacheStrategy.ADAPTIVE), file_cache=None) as cache:
+        cache.set("a", 1)
+        for key in ("a", "b"):
+            assert cache.explain(key).eviction == f"{SHAPES[0]}; changed 0 times"
+            assert str(cache.explain(key)).endswith(f"; memory evicts by {SHAPES[0]}; changed 0 times")
+    with IntelligentCache(MemoryCache(SIZE), file_cache=None) as cache:
+        assert cache.explain("a").eviction is None
 
 
 def test_a_change_of_shape_loses_no_entry() -> None:

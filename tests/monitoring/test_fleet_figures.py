@@ -205,7 +205,8 @@ def test_hosts_have_files_of_their_own(
         [("a", 1, 10, 7), ("a", 2, 10, 8), ("b", 4, 30, 9)]
     ):
         gauges = {"size/memory": memory, "size/file": file, "size/redis": shared}
-        record = {"format": 1, "host": host, "program": "shop", "written": number, "gauges": gauges}
+        record = {"format": 1, "host": host, "program": "shop", "started": number, "gauges": gauges}
+        record["written"] = number
         client.hset(records, f"r:{number:032}", f"{now}|1|{json.dumps(record)}")
     figures = reader.read()
     assert figures.gauges == {"size/memory": 7, "size/file": 40, "size/redis": 9}

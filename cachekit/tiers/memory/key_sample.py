@@ -27,8 +27,8 @@ from cachekit.tiers.memory.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cachekit.tiers.memory.eviction.adaptive import Adaptive, Shape
-    from cachekit.tiers.memory.miniatures import Simulation
+    from cachekit.tiers.memory.eviction.adaptive import Adaptive
+    from cachekit.tiers.memory.miniatures import ShapeChoice, Simulation
 
 _FEWEST: Final = 80  # sampled entries, if the cache has so many
 _MOST: Final = 200
@@ -68,7 +68,7 @@ class KeySample:
     __slots__ = (
         "__weakref__", "_adaptive", "_beginner", "_closed", "_credit", "_fork_guard", "_is_busy", "_limit",
         "_lock", "_lookups", "_max_bytes", "_muted", "_paused_until", "_refilled", "_simulation", "_store",
-        "_strategy", "_task", "notes", "seconds", "sleeps", "switches",
+        "_strategy", "_task", "notes", "seconds", "sleeps",
     )  # fmt: skip
 
     def __init__(
@@ -80,8 +80,6 @@ class KeySample:
         adaptive: Adaptive[str] | None = None,
     ) -> None:
         self._adaptive = adaptive
-        #: How often the shape of the policy has changed.
-        self.switches = 0
         self._store = weakref.ref(store)
         self._strategy = strategy
         self._lookups = lookups
@@ -246,23 +244,23 @@ class KeySample:
         if simulation is None:
             simulation = self._simulation = self._new(store, (0, 0, 0))
         simulation.run(self.notes, most)
-        policy, shape = self._adaptive, simulation.shape
-        if policy is not None and shape is not None and shape != policy.shape:
-            self._change_shape(policy, shape)
+        policy, choice = self._adaptive, simulation.choice
+        if policy is not None and choice is not None and choice.shape != policy.shape:
+            self._change_shape(policy, choice)
         if totals is not None:
             simulation.end_round(totals)
         used = time.thread_time() - begun
         self.seconds += used
         self._credit -= used
 
-    def _change_shape(self, policy: Adaptive[str], shape: Shape) -> None:
+    def _change_shape(self, policy: Adaptive[str], choice: ShapeChoice) -> None:
         import logging
 
         logging.getLogger("cachekit").debug(
-            "adaptive eviction: %s, instead of %s: it served more requests of the sample", shape, policy.shape
-        )
-        self.switches += 1
-        policy.shape = shape
+            "adaptive eviction: %s, instead of %s: it served %.1f points more of the requests of the sample",
+            choice.shape, policy.shape, 100 * choice.lead,
+        )  # fmt: skip
+        policy.change(choice.shape, choice.lead)
 
     def _limit_for(self, entries: int) -> int:
         """Return the limit of hashes for a cache with so many entries."""

@@ -37,8 +37,8 @@ _CHECKPOINTS: Final = 64
 _LEAST_ADAPTIVE: Final = 50  # entries of a miniature below which the shape does not change
 _LEAST_STEP: Final = 50  # sampled requests between two decisions, at least; else half as many as entries
 _LOOK: Final = 16  # notes after which a decision may be due
-_FADE: Final = 0.95  # of a score, at each decision
-_LEAD: Final = 0.004  # of the requests by which another shape must be ahead
+_FADE: Final = 0.97  # of a score, at each decision
+_LEAD: Final = 0.003  # of the requests by which another shape must be ahead
 _WARM: Final = 4  # sampled requests for each entry that a simulation begins with, before they count
 _APART: Final = 1000  # requests between two checkpoints, at least
 _LONGEST: Final = 256  # characters of a key that is kept as it is
@@ -199,17 +199,24 @@ Totals: TypeAlias = tuple[int, int, int]
 class ShapeChoice:
     """Chooses the shape of an `Adaptive` policy: one miniature for each shape, and scores that fade.
 
+    Another shape must be ahead by a share of the requests, and by more than the parts of the sample differ.
+
     Args:
         entries: The maximum number of entries of a miniature.
         limit: Its maximum weight; infinity for no limit.
         shape: The shape that the policy has now.
+        share: The share of the keys that is sampled.
     """
 
-    __slots__ = ("_before", "_decided", "_scores", "_step", "_weight", "miniatures", "shape")
+    __slots__ = (
+        "_before", "_decided", "_noise", "_scores", "_step", "_weight", "lead", "miniatures", "shape",
+    )  # fmt: skip
 
-    def __init__(self, entries: float, limit: float, shape: Shape) -> None:
+    def __init__(self, entries: float, limit: float, shape: Shape, share: float) -> None:
         capacity = max(1, int(entries + 0.5))
         self.shape = shape
+        #: The share of the requests that it served more than the one before.
+        self.lead = 0.0
         self.miniatures = []
         if capacity >= _LEAST_ADAPTIVE:
             for one in SHAPES:
@@ -218,9 +225,12 @@ class ShapeChoice:
                 self.miniatures.append(Miniature(policy, capacity, limit))
         self._step = max(_LEAST_STEP, capacity // 2)
         self._decided = 0
-        self._before = [0] * len(SHAPES)
-        self._scores = [0.0] * len(SHAPES)
+        #: By shape and part of the sample.
+        self._before = [[0] * _PARTS for _ in SHAPES]
+        self._scores = [[0.0] * _PARTS for _ in SHAPES]
         self._weight = 0.0
+        #: The interval of a sum over the parts, for a standard deviation of one among them.
+        self._noise = _STUDENT * sqrt(_PARTS) * sqrt(1 - share)
 
     def is_due(self, requests: int) -> bool:
         """Return whether so many sampled requests are enough for another decision."""
@@ -229,14 +239,22 @@ class ShapeChoice:
     def decide(self, requests: int) -> None:
         """Add what each shape has served to its score, and change the shape if another one leads."""
         for index, miniature in enumerate(self.miniatures):
-            hits = sum(miniature.hits)
-            self._scores[index] = _FADE * self._scores[index] + hits - self._before[index]
-            self._before[index] = hits
+            self._scores[index] = [
+                _FADE * score + hits - before
+                for score, hits, before in zip(
+                    self._scores[index], miniature.hits, self._before[index], strict=True
+                )
+            ]
+            self._before[index] = miniature.hits.copy()
         self._weight = _FADE * self._weight + requests - self._decided
         self._decided = requests
-        best = max(range(len(SHAPES)), key=self._scores.__getitem__)
-        if self._scores[best] - self._scores[SHAPES.index(self.shape)] > _LEAD * self._weight:
+        best = max(range(len(SHAPES)), key=lambda index: sum(self._scores[index]))
+        mine = self._scores[SHAPES.index(self.shape)]
+        parts = [other - own for other, own in zip(self._scores[best], mine, strict=True)]
+        lead = sum(parts)
+        if lead > max(_LEAD * self._weight, self._noise * stdev(parts)):
             self.shape = SHAPES[best]
+            self.lead = lead / self._weight
 
     def apply(self, miniatures: Iterable[Miniature]) -> None:
         """Give miniatures of other sizes the shape that is chosen."""
@@ -283,8 +301,8 @@ class Simulation:
     """
 
     __slots__ = (
-        "_base", "_checkpoints", "_choice", "_cold", "_costs", "_known", "_last", "_loaded", "_max_bytes",
-        "_noted", "_now", "_share", "_size", "_strategy", "_tags", "_written", "miniatures",
+        "_base", "_checkpoints", "_cold", "_costs", "_known", "_last", "_loaded", "_max_bytes",
+        "_noted", "_now", "_share", "_size", "_strategy", "_tags", "_written", "choice", "miniatures",
     )  # fmt: skip
 
     def __init__(
@@ -309,11 +327,12 @@ class Simulation:
             )
             for factor in (*FACTORS, _BELOW_HALF)
         ]
-        self._choice: ShapeChoice | None = None
+        #: The choice of a shape, for ADAPTIVE.
+        self.choice: ShapeChoice | None = None
         if shape is not None:
-            self._choice = ShapeChoice(size * share, self.miniatures[_SAME].limit, shape)
-            self._choice.apply(self.miniatures)
-            self.miniatures += self._choice.miniatures
+            self.choice = ShapeChoice(size * share, self.miniatures[_SAME].limit, shape, share)
+            self.choice.apply(self.miniatures)
+            self.miniatures += self.choice.miniatures
         self._known: dict[str, _Known] = {}
         self._tags = TagIndex()
         self._loaded = self._written = 0  # values, by whether a lookup had asked for them
@@ -333,16 +352,11 @@ class Simulation:
 
     # -- requests -----------------------------------------------------------------------------------
 
-    @property
-    def shape(self) -> Shape | None:
-        """Return the shape that is chosen now, for ADAPTIVE."""
-        return None if self._choice is None else self._choice.shape
-
     def run(self, notes: deque[Any], most: int) -> None:
         """Simulate the oldest notes of those that are there now, and remove them."""
         for number in range(min(len(notes), most)):
-            if self._choice is not None and not number % _LOOK:
-                self._decide(self._choice, sum(self._noted))
+            if self.choice is not None and not number % _LOOK:
+                self._decide(self.choice, sum(self._noted))
             note = notes.popleft()
             if type(note) is str:
                 self._hit(note)

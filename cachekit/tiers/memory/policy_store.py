@@ -356,6 +356,17 @@ class PolicyStore(Store):
                 insert_ahead(key)
             return watched
 
+    def count_use(self, key: str) -> None:
+        """Let the policy count a use of the entry that was no lookup here."""
+        self._exclusively(self._count_use, key)
+
+    def _count_use(self, removed: Removed, key: str) -> None:  # noqa: ARG002
+        self._report_hits()
+        if key in self._entries:
+            self._unsure = True
+            self._policy.hit(key)
+            self._unsure = False
+
     def _prolong(self, removed: Removed, key: str, life: float) -> bool:
         done = super()._prolong(removed, key, life)
         if done:

@@ -575,6 +575,9 @@ class Store(RemovalMixin):
                 held.shared_fence = FirstHitFence(mark, report)
             return True
 
+    def count_use(self, key: str) -> None:
+        """Let the policy count a use of the entry that was no lookup here. LRU counts none."""
+
     # -- life ---------------------------------------------------------------------------------------
 
     def _begin_sweeping(self) -> None:

@@ -151,8 +151,7 @@ class MemoryCache:
             return self._strategy.value if isinstance(self._strategy, CacheStrategy) else repr(self._strategy)
         if self._sample is None:
             return f"adaptive: {adaptive.shape}; it stays, because nothing is simulated"
-        share = f"{self._store.sampled / SPREAD:.2%} of the keys are simulated"
-        return f"adaptive: {adaptive.shape}; changed {self._sample.switches} times; {share}"
+        return f"adaptive: {adaptive}; {self._store.sampled / SPREAD:.2%} of the keys are simulated"
 
     @property
     def default_ttl(self) -> float | None:

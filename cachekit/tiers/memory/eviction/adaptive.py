@@ -68,13 +68,26 @@ class Adaptive(Generic[K]):
 
     __slots__ = (
         "_capacity", "_entries", "_full_once", "_ghosts", "_main", "_returning", "_sketch", "_sketched",
-        "_trial", "shape",
+        "_trial", "changes", "lead", "shape",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.shape = SHAPES[0]
+        #: How often the shape has changed, and the share of requests by which the last one was ahead.
+        self.changes = 0
+        self.lead = 0.0
         self._entries: Mapping[K, HasAccesses] = {}
         self.begin(1)
+
+    def __str__(self) -> str:
+        why = f", the last time for {100 * self.lead:.1f} points of hit rate" if self.changes else ""
+        return f"{self.shape}; changed {self.changes} times{why}"
+
+    def change(self, shape: Shape, lead: float) -> None:
+        """Take another shape, which would have served so much more of the requests."""
+        self.shape = shape
+        self.lead = lead
+        self.changes += 1
 
     def begin(self, capacity: int) -> None:
         self._capacity = capacity
