@@ -1,7 +1,7 @@
-"""Makes pictures in chromium. Run it as `.venv/bin/python docs/pictures.py FOLDER`.
+"""Makes pictures in chromium. Run it as `.venv/bin/python docs/pictures.py docs`.
 
 It makes those of docs/dashboard.md and docs/eviction.md; `--site SITE` makes those of the first pages of a
-built site instead. It needs the extras `dashboard` and `plot`, playwright, and the chromium of the system.
+built site instead. It needs the extras `browser`, `dashboard` and `plot`, and the chromium of the system.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def picture(page: Any, file: Path) -> None:
     """Take a picture of a whole page, which must not be wider than the screen."""
     if not page.evaluate("document.documentElement.scrollWidth <= innerWidth"):
         raise SystemExit(f"{page.url} is wider than the screen of {file.name}")
-    page.screenshot(path=str(file), full_page=True)
+    page.screenshot(path=str(file), full_page=True, animations="disabled")
 
 
 def dashboard(folder: Path, seconds: float) -> None:
@@ -122,8 +122,8 @@ def replay(folder: Path) -> None:
     """Make the chart of a replay: of skewed requests, and a scan over other keys now and then."""
     chance, lines = random.Random(1), []
     for scan in range(10):
-        lines += [str(int(chance.paretovariate(0.7)) % 20_000) for _ in range(10_000)]
-        lines += [f"scan-{scan}-{number}" for number in range(2_000)]
+        lines += [str(int(chance.paretovariate(0.7)) % 20_000) for _ in range(3_000)]
+        lines += [f"scan-{scan}-{number}" for number in range(600)]
     with tempfile.TemporaryDirectory() as directory:
         log, chart = Path(directory, "requests.log"), Path(directory, "replay.svg")
         log.write_text("\n".join(lines), encoding="ascii")
@@ -152,7 +152,7 @@ def site(folder: Path, built: Path) -> None:
                 for width in WIDTHS:
                     page = browser.new_context(viewport={"width": width, "height": 844}).new_page()
                     for name, place in PAGES.items():
-                        page.goto(f"http://127.0.0.1:{server.server_port}/{place}", wait_until="networkidle")
+                        page.goto(f"http://127.0.0.1:{server.server_port}/{place}")
                         picture(page, folder / f"{name}-{width}.png")
         finally:
             server.shutdown()
