@@ -21,6 +21,7 @@ from cachekit.errors import UnreadableError
 from cachekit.serialization import class_fingerprints
 from cachekit.serialization.class_fingerprints import check, find_by_import, find_loaded, table_of
 from cachekit.serialization.serializer import Serializer
+from cachekit.tiers.memory.store import gil_enabled
 
 
 class OwnCodec:
@@ -123,6 +124,9 @@ def test_damaged_tables() -> None:
             check(table + b"\0", find_by_import)
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 14) and not gil_enabled(), reason="the free-threaded 3.13 keeps all classes alive"
+)
 def test_fingerprints_keep_no_class_alive() -> None:
     """They are remembered for as long as the class lives."""
     with program("class A: pass") as module:
