@@ -326,6 +326,20 @@ def test_a_write_of_an_entry_without_its_mark_is_noted(strategy: CacheStrategy) 
         assert list(sample.notes) == ["k"]
 
 
+def test_requests_that_come_faster_than_a_round_halve_the_sample() -> None:
+    """Notes that were lost during a round leave no estimate of a stream that was not."""
+    with MemoryCache(SIZE, clock=ManualClock()) as cache:
+        sample, store = sample_of(cache), store_of(cache)
+        sample._is_busy = True  # a round of another thread
+        for number in range(5_000):
+            request(cache, f"k{number % 200}")
+        for _ in range(1_000):
+            sample.notes.popleft()  # that round goes on
+        sample._is_busy = False
+        sample.simulate()
+        assert store.sampled == SPREAD // 2
+
+
 def test_an_entry_that_is_not_sampled_has_no_fence() -> None:
     """So a hit on it takes not one step more."""
     with MemoryCache(100_000) as cache:
