@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_threads import HAS_GIL
 from loops import LOOPS, Run, no_threads, settle, until
 from racing import in_thread
 
 from cachekit.aio import FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.loading.read_batch import in_batch
-from cachekit.tiers.memory.store import gil_enabled
 
 NAME = contextvars.ContextVar("name", default="none")
 
@@ -127,7 +127,7 @@ class TestOneTurn:
                 assert any(entry.name == "read" for entry in _frames(error))
             kept = [weakref.ref(error) for error in found[1::2] if isinstance(error, Wrong)]
             del found, error
-            if not gil_enabled():  # what another thread has made may stay until that thread runs again
+            if not HAS_GIL:  # what another thread has made may stay until that thread runs again
                 gc.collect()
             await until(lambda: not any(one() for one in kept), "the errors are gone, without a collection")
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from coherent_caches import listen, open_cache
+from free_threads import HAS_GIL
 from redis_server import wait_until
 
 from cachekit import IntelligentCache
@@ -25,7 +26,6 @@ from cachekit.testing.history import Operation, violations
 from cachekit.testing.kills import KillLoop, KillReport, Store
 from cachekit.testing.processes import in_processes
 from cachekit.tiers.fences import CHANGES, EPOCH, WRITING, PrivateFence, SharedFence
-from cachekit.tiers.memory.store import gil_enabled
 
 KEYS = 4
 
@@ -273,7 +273,7 @@ def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
 def of_news(sabotage: Callable[..., None]) -> Any:
     """A sabotage that only hits without a lock notice."""
     reason = "hits of a free-threaded build compare the tokens each time, and need no news"
-    return pytest.param(sabotage, marks=pytest.mark.skipif(not gil_enabled(), reason=reason))
+    return pytest.param(sabotage, marks=pytest.mark.skipif(not HAS_GIL, reason=reason))
 
 
 @pytest.mark.parametrize(

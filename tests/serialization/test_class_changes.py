@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 from class_edits import HITS, MISSES, MODULE, Edit, classes_in, made, program
+from free_threads import mortal_classes
 
 from cachekit import FileCache
 from cachekit.errors import UnreadableError
 from cachekit.serialization import class_fingerprints
 from cachekit.serialization.class_fingerprints import check, find_by_import, find_loaded, table_of
 from cachekit.serialization.serializer import Serializer
-from cachekit.tiers.memory.store import gil_enabled
 
 
 class OwnCodec:
@@ -124,9 +124,7 @@ def test_damaged_tables() -> None:
             check(table + b"\0", find_by_import)
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 14) and not gil_enabled(), reason="the free-threaded 3.13 keeps all classes alive"
-)
+@mortal_classes
 def test_fingerprints_keep_no_class_alive() -> None:
     """They are remembered for as long as the class lives."""
     with program("class A: pass") as module:

@@ -1,8 +1,9 @@
-"""Skips what imports msgpack or uvloop where these are not installed: free-threaded builds have no wheels."""
+"""Skips what needs these where they are not installed: free-threaded builds have no wheels of them."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -10,7 +11,9 @@ from types import ModuleType
 
 import pytest
 
-ABSENT = frozenset(name for name in ("msgpack", "uvloop") if importlib.util.find_spec(name) is None)
+ABSENT = frozenset(
+    name for name in ("hiredis", "msgpack", "msgspec", "uvloop") if importlib.util.find_spec(name) is None
+)
 
 
 class _Absent:
@@ -31,7 +34,7 @@ sys.meta_path.append(_Absent)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what has the name of one among its parameters, before it makes a coroutine that it cannot run."""
     for item in items if ABSENT else ():
-        for name in ABSENT & {*getattr(item, "callspec", _Plain).id.split("-")}:
+        for name in ABSENT & {*re.findall(r"\w+", getattr(item, "callspec", _Plain).id)}:
             item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
 
 
