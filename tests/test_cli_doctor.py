@@ -54,6 +54,7 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     assert not [name for _, name in report if name.startswith("extra test")]
     assert report["Files", "directory"][1] == f"{base} (the first cache will make it)"
     assert report["Files", "a value of 100 kB"][1].startswith("stored, read and removed in ")
+    assert report["Files", "health"][1] == "healthy"
     assert everything_below(tmp_path) == []
 
 

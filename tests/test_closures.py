@@ -13,6 +13,7 @@ from typing import Any
 
 import inside
 import pytest
+from free_threads import mortal_classes
 from racing import in_thread
 
 from cachekit import CacheInfo, CacheLevel, FileCache, IntelligentCache, MemoryCache, cache_result, override
@@ -107,6 +108,7 @@ MAKERS: list[Callable[[int], Any]] = [
     times, by_exec, of_a_method, below_a_decorator, with_super,
     of_a_class_that_differs, lambda n: cache_result(lambda x: [x * n]),
 ]  # fmt: skip
+MAKERS_WITH_CLASSES = [of_a_method, with_super, of_a_class_that_differs]
 
 
 class TestIdentity:
@@ -219,7 +221,11 @@ class TestIdentity:
 
 
 class TestEnd:
-    @pytest.mark.parametrize("make", [*MAKERS, times_async])
+    @pytest.mark.parametrize(
+        "make",
+        [pytest.param(make, marks=[mortal_classes] if make in MAKERS_WITH_CLASSES else [])
+         for make in [*MAKERS, times_async]],
+    )  # fmt: skip
     def test_its_entries_leave_memory_with_it(
         self, cache: IntelligentCache, make: Callable[[int], Any]
     ) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from free_threads import HAS_GIL
 
 HERE = Path(__file__).parents[1] / "examples"
 
@@ -98,6 +99,8 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
     printed = run(name, tmp_path)
+    if name == "cache_size.py" and not HAS_GIL:
+        pytest.skip("requests come faster than the estimate of a free-threaded build can follow")
     assert re.search(re.escape(EXPECTED[name]).replace(r"\#", r"\d+(?:\.\d)?"), printed), printed
     if name in AGAIN:
         assert AGAIN[name] in run(name, tmp_path)

@@ -18,6 +18,7 @@ import inside
 import pytest
 from counting import counted
 from exploring import explored
+from free_threads import lock_free_hits
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from racing import frequent_switches, race
@@ -296,6 +297,7 @@ class TestOne:
 
             race(change, read, read, read)
 
+    @lock_free_hits
     def test_a_cache_closes_while_fronts_are_filled(self) -> None:
         """Closing forgets those that it knows, whoever comes meanwhile."""
         for _ in range(20):

@@ -191,24 +191,6 @@ def without_code(page: Path) -> list[str]:
     ).splitlines()
 
 
-def test_links_lead_somewhere() -> None:
-    """Links between pages name files, and headings that those have."""
-    broken = []
-    for file in [one for one in checked() if one.suffix == ".md"]:
-        for target in re.findall(r"\]\((?!https?:)([^)]*)\)", file.read_text(encoding="utf-8")):
-            name, _, heading = target.partition("#")
-            page = file.parent / name if name else file
-            if not page.exists() or (heading and heading not in headings(page)):
-                broken.append(f"{file}: {target}")
-    assert not broken, "\n".join(broken)
-
-
-def headings(page: Path) -> set[str]:
-    """Return the headings of a page as links spell them."""
-    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
 def test_the_map_of_packages() -> None:
     """CONTRIBUTING.md names files that exist, and every package."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

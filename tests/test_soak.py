@@ -140,8 +140,11 @@ def test_a_broken_promise_is_found(
     monkeypatch: pytest.MonkeyPatch, sabotage: Callable[..., Any], problem: str
 ) -> None:
     monkeypatch.setattr(IntelligentCache, "get", sabotage)
-    found = soak("memory", seconds=0.3).problems()
-    assert any(problem in one for one in found), found
+    for seconds in (0.3, 3, 20):  # longer where others keep the machine so busy that little was done
+        found = soak("memory", seconds=seconds).problems()
+        if any(problem in one for one in found):
+            return
+    raise AssertionError(found)
 
 
 def test_copies_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ installed.
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ def test_mypy(tmp_path: Path, pytestconfig: pytest.Config, files: list[Path]) ->
 
     In strict mode a `type: ignore` that ignores nothing is an error.
     """
+    if metadata.version("mypy").startswith("1."):
+        pytest.skip("an older mypy names other errors; the one of the extra has no wheel for this Python")
     files = [file for file in files if file.name not in ("for_pyright.py", ABSENT)]
     cache = pytestconfig.cache.mkdir("mypy") if pytestconfig.cache else tmp_path
     assert mypy(tmp_path, cache, *files) == f"Success: no issues found in {len(files)} source files\n"

@@ -357,11 +357,12 @@ def _try_tier(part: str, redis: ServerTier | None, file: DirectoryTier | None) -
             cache.delete("doctor", cache_level=level)
             took = (time.perf_counter() - started) * 1000
         yield from failures
-        reasons = cache.health().reasons
-        for reason in reasons:
+        health = cache.health()
+        for reason in health.reasons:
             yield Finding(part, "health", reason.message, "problem", reason.remedy)
-        if failures or reasons:
+        if failures or health.reasons:
             return
+        yield Finding(part, "health", health.status)
         if kept:
             yield Finding(part, "a value of 100 kB", f"stored, read and removed in {took:.1f} ms")
         else:

@@ -192,6 +192,7 @@ class TestFlask:
         """Flask-Session keeps them in it."""
         flask = pytest.importorskip("flask", reason="Flask is not installed")
         flask_session = pytest.importorskip("flask_session", reason="Flask-Session is not installed")
+        pytest.importorskip("msgspec", reason="Flask-Session needs msgspec, which is not installed")
         with IntelligentCache(MemoryCache(), None, FileCache(tmp_path)) as made:
             app = flask.Flask("shop")
             app.config.update(SESSION_TYPE="cachelib", SESSION_CACHELIB=CacheKitCache(made))

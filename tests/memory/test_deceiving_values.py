@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from free_threads import known_sizes
 from pydantic import BaseModel
 
 from cachekit import MemoryCache
@@ -193,6 +194,7 @@ def held_after(
         return held, cache.memory_usage()
 
 
+@known_sizes
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.soak] if at % 3 else []) for at, name in enumerate(DECEIVING)],

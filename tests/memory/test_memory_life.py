@@ -17,6 +17,7 @@ from typing import Any
 import inside
 import pytest
 from forking import in_fork
+from free_threads import lock_free_hits
 from redis_server import wait_until
 
 from cachekit import FOREVER, CacheEntry, CacheStrategy, MemoryCache, RemovalCause, SerializationError
@@ -162,7 +163,7 @@ def test_values_are_freed_when_entries_leave() -> None:
         value = Value()
         gone = weakref.ref(value)
         cache.set_value("k", value)
-        held = inside.store(cache).find("k")
+        held = inside.store(cache).held("k")
         del value
         leave()
         assert gone() is None
@@ -188,6 +189,7 @@ def test_memory_usage_follows_what_is_held() -> None:
     assert 2000 * 1000 < cache.memory_usage() < 2000 * 1500
 
 
+@lock_free_hits
 def test_latency_is_sampled() -> None:
     """There is a plausible figure after the first hit, and none before."""
     cache = MemoryCache()

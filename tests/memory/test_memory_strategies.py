@@ -19,6 +19,7 @@ import pytest
 import traced
 from exploring import explored
 from forking import in_fork
+from free_threads import lock_free_hits
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from naive_policies import NAIVE, Naive
@@ -362,6 +363,7 @@ class TestHits:
             cache.set_value("d", "d")
             assert sorted(cache.keys()) == ["a", "c", "d"]
 
+    @lock_free_hits
     def test_a_hit_is_told_once_though_its_time_is_taken(self) -> None:
         """Hits that are timed, which all are here, are no second hits to the policy."""
         clock = ManualClock()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from class_edits import HITS, MISSES, MODULE, Edit, classes_in, made, program
+from free_threads import mortal_classes
 
 from cachekit import FileCache
 from cachekit.errors import UnreadableError
@@ -123,6 +124,7 @@ def test_damaged_tables() -> None:
             check(table + b"\0", find_by_import)
 
 
+@mortal_classes
 def test_fingerprints_keep_no_class_alive() -> None:
     """They are remembered for as long as the class lives."""
     with program("class A: pass") as module:

@@ -16,6 +16,11 @@ from collections.abc import Generator
 import pytest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Of what is frozen, Python 3.14 does not tell Hypothesis who holds it."""
+    config.addinivalue_line("filterwarnings", "ignore:It looks like `register_random` was passed an object")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Freeze what the collection of tests has made, and write no bytecode of what tests make."""

@@ -67,8 +67,8 @@ class KeySample:
 
     __slots__ = (
         "__weakref__", "_adaptive", "_beginner", "_closed", "_credit", "_fork_guard", "_is_busy", "_limit",
-        "_lock", "_lookups", "_max_bytes", "_muted", "_paused_until", "_refilled", "_simulation", "_store",
-        "_strategy", "_task", "notes", "seconds", "sleeps",
+        "_lock", "_lookups", "_lost", "_max_bytes", "_muted", "_paused_until", "_refilled", "_simulation",
+        "_store", "_strategy", "_task", "notes", "seconds", "sleeps",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,8 @@ class KeySample:
         self._limit = self._limit_for(store.max_size)
         waiting = max(_WAITING, round(_PER_ENTRY * store.max_size * self._limit / SPREAD))
         self.notes: deque[Any] = deque(maxlen=waiting)
+        #: Whether notes were lost since the last round, because more came than are simulated.
+        self._lost = False
         self._muted: dict[str, tuple[MemoryEntry, int]] = {}
         self._simulation: Simulation | None = None
         #: Whether no background thread simulates yet.
@@ -111,7 +113,7 @@ class KeySample:
     def mute(self, key: str, mark: SampledFence) -> None:
         """Take the mark off an entry that is read often, until the next round."""
         store = self._store()
-        held = None if store is None else store.find(key)
+        held = None if store is None else store.held(key)
         if held is not None and held.shared_fence is mark:
             # The hit that is being noted is not in `accesses` yet.
             self._muted[key] = held, held.accesses + 1
@@ -128,9 +130,12 @@ class KeySample:
 
     def wake(self) -> None:
         """Simulate in the background from now on; some notes at once if there are many. No lock is held."""
-        if len(self.notes) < _FIRST or self._closed:
+        waiting = len(self.notes)
+        if waiting < _FIRST or self._closed:
             return
-        if len(self.notes) > _MANY:
+        if waiting > _MANY:
+            # Other threads are faster than a round that is under way, where they need not wait for the GIL.
+            self._lost = self._lost or waiting == self.notes.maxlen
             self._simulate_some()
         if self.sleeps:
             self.sleeps = False
@@ -223,7 +228,7 @@ class KeySample:
         now = store.time.monotonic()
         if self._paused_until is not None:
             return None if now < self._paused_until else self._limit
-        lost = len(self.notes) == self.notes.maxlen
+        lost = self._lost or len(self.notes) == self.notes.maxlen
         self._credit = min(_CREDIT, self._credit + _BUDGET * (now - self._refilled))
         self._refilled = now
         self._run_notes(store, len(self.notes), self._totals(store))
@@ -283,6 +288,7 @@ class KeySample:
     def _restart(self, store: Store, limit: int, held: Sequence[MemoryEntry]) -> None:
         """Forget the notes, and simulate another sample: those of the entries that are in it."""
         self.notes.clear()
+        self._lost = False
         self._muted = {}
         self._paused_until = None
         if limit / SPREAD * min(store.max_size, max(len(store), 1)) < _TOO_FEW and limit < SPREAD:

@@ -1,0 +1,20 @@
+"""What is different on a free-threaded build of CPython."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import pytest
+
+from cachekit.tiers.memory.store import gil_enabled
+
+HAS_GIL: Final = gil_enabled()
+#: That build of 3.13 makes classes immortal.
+KEEPS_CLASSES: Final = not HAS_GIL and sys.version_info < (3, 14)
+
+lock_free_hits = pytest.mark.skipif(not HAS_GIL, reason="hits of a free-threaded build take the lock")
+known_sizes = pytest.mark.skipif(
+    not HAS_GIL, reason="objects of a free-threaded build are larger, and it frees them later"
+)
+mortal_classes = pytest.mark.skipif(KEEPS_CLASSES, reason="the free-threaded 3.13 keeps all classes alive")
