@@ -155,7 +155,12 @@ def _prefetches(counters: Numbers) -> Moment | None:
 
 def _sizes(sizes: Sizes) -> Moment:
     """Return what other sizes of a memory tier would bring."""
-    return sizes._asdict() | {"rates": [one._asdict() for one in sizes.rates]}
+    return {
+        "size": sizes.size,
+        "unit": sizes.unit,
+        "requests": sizes.requests,
+        "rates": [{"size": one.size, "rate": one.rate, "plus_minus": one.plus_minus} for one in sizes.rates],
+    }
 
 
 def _tier(tier: str, figures: SharedFigures, counted: Numbers) -> Moment:
