@@ -94,7 +94,8 @@ def below_memory(where: str, size: int) -> Calls:
 
 
 def in_redis(where: str, size: int, *tags: str) -> Calls:
-    tier = RedisCache(url=where, key_prefix="cachekit:")
+    # Caches of one prefix tell each other of each write, in whatever database. A process has one such cache.
+    tier = RedisCache(url=where, key_prefix=f"cachekit{len(tags)}:")
     return ours(IntelligentCache(None, tier, None, default_ttl=TTL), *tags)
 
 
