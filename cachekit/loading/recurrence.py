@@ -62,8 +62,8 @@ class _Minutes:
         self._period = period
         self._text = 0
         self.rows: OrderedDict[str, dict[int, int]] = OrderedDict()
-        #: The keys with a minute at each place of the period.
-        self._places: dict[int, list[str]] = {}
+        #: The keys with a minute at each place of the period; dicts, which let any of them go at once.
+        self._places: dict[int, dict[str, None]] = {}
         self._swept = 0  # the minute up to which old ones are forgotten
         #: Of keys without a row: bits of the hash, and the number of the period. Made when the table is full.
         self._cells = array("I")
@@ -102,7 +102,7 @@ class _Minutes:
             self._drop_minute(key, row, one)  # the clock was set back, or nothing was forgotten since
         if len(row) < _MINUTES:
             row[minute] = 1
-            self._at(minute).append(key)
+            self._at(minute)[key] = None
             return
         for one in [one for one, times in row.items() if times < _TIMES]:
             self._drop_minute(key, row, one)
@@ -116,16 +116,16 @@ class _Minutes:
         self.rows[key] = row
         self._text = text
         for minute in row:
-            self._at(minute).append(key)
+            self._at(minute)[key] = None
         return True
 
-    def _at(self, minute: int) -> list[str]:
+    def _at(self, minute: int) -> dict[str, None]:
         """Return the keys with a minute at this place of the period."""
-        return self._places.setdefault(minute % self._period, [])
+        return self._places.setdefault(minute % self._period, {})
 
     def _drop_minute(self, key: str, row: dict[int, int], minute: int) -> None:
         del row[minute]
-        self._at(minute).remove(key)
+        del self._at(minute)[key]
 
     def _begin(self, minute: int) -> None:
         """Compute what the cells of keys that come in this minute are made of."""
@@ -166,7 +166,7 @@ class _Minutes:
         self._swept = now
         for before in range(now - passed, now):
             place = before % self._period
-            for key in self._places.get(place, ())[:]:
+            for key in list(self._places.get(place, ())):
                 row = self.rows[key]
                 minute = next(one for one in row if one % self._period == place)
                 if self._is_old(minute, row[minute], now):
