@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from cachekit.coherence.accessor import TierAccessor
 from cachekit.errors import TierUnavailableError
@@ -14,6 +14,9 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.tiers.base import DirectoryTier
 from cachekit.tiers.fences import WRITING, PrivateFence, ServerTokens, SharedFence
+
+if TYPE_CHECKING:
+    from cachekit.tiers.file.store import FileStore
 
 
 @final
@@ -70,13 +73,19 @@ class AbsenceFence:
 
 
 def shared_fence_of(
-    file: TierAccessor[DirectoryTier] | None, key: str, tags: frozenset[str] = NO_TAGS
+    file: TierAccessor[DirectoryTier] | None,
+    key: str,
+    tags: frozenset[str] = NO_TAGS,
+    files: FileStore | None = None,
 ) -> SharedFence | None:
-    """Return T as it is now. A copy in memory is compared with it at every hit."""
+    """Return T as it is now. A copy in memory is compared with it at every hit.
+
+    With its store, the tier checks neither key nor tags once more.
+    """
     if file is None:
         return None
     try:
-        return file.tier.fence(key, tags)
+        return (files or file.tier).fence(key, tags)
     except TierUnavailableError:  # the directory is gone: memory may store nothing until there is a new one
         return None
 

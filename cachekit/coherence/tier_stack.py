@@ -372,13 +372,8 @@ class TierStack:
 
     def fence(self, key: str, tags: frozenset[str]) -> LoadFence:
         """Return a fence to take before a flight."""
-        memory, files = self._memory.fence(key, tags), self._files
-        if files is None:
-            return LoadFence(key, tags, memory, shared_fence_of(self.file, key, tags))
-        try:
-            return LoadFence(key, tags, memory, files.fence(key, tags))
-        except TierUnavailableError:  # as in `shared_fence_of`
-            return LoadFence(key, tags, memory, None)
+        memory = self._memory.fence(key, tags)
+        return LoadFence(key, tags, memory, shared_fence_of(self.file, key, tags, self._files))
 
     def fresh_fence(self, key: str, tags: frozenset[str]) -> LoadFence:
         """Break the fences of older loads, so that none is stored after this one; return a new fence."""
