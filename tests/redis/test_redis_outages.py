@@ -22,6 +22,9 @@ from tracing import at_line
 
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.errors import TierUnavailableError
+from cachekit.model.types import FOREVER
+from cachekit.testing import ManualClock
+from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.redis.tier import RedisCache
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
@@ -160,6 +163,25 @@ def test_forgotten_scripts(server: RedisServer) -> None:
             client.script_flush()
             call()
         assert cache.get_value("k") == 1
+
+
+@pytest.mark.parametrize("ttl", [60, None])
+def test_a_forgotten_script_changes_nothing(server: RedisServer, ttl: float | None) -> None:
+    """What is stored when the script is sent again is what is stored otherwise: value, token and lives."""
+    clock = ManualClock()
+    entry = CacheEntry("k", "v", clock.time(), ttl=FOREVER if ttl is None else ttl)
+    with RedisCache(url=server.url, timeout=60, clock=clock) as cache, server.client() as client:
+        cache.set_value("k", "older")  # from here on the server knows the script
+        stored = []
+        for _ in range(2):
+            assert cache.put("k", entry, ServerTokens(7, {}))
+            stored.append([
+                (name, client.get(name), round(client.pttl(name) / 100_000)) for name in sorted(client.keys())
+            ])  # fmt: skip
+            client.flushall()
+            client.script_flush()
+        assert stored[0] == stored[1]
+        assert len(stored[0]) == 2
 
 
 def test_flushed_under_use(server: RedisServer) -> None:

@@ -78,6 +78,11 @@ def test_own_messages_do_not_come_back() -> None:
     assert heard([b"".join(frame(text.encode()) for text in texts)], outbox.writer) == ([], [True])
 
 
+def test_only_the_last_look_counts() -> None:
+    """Whether this process writes now decides how long messages of others are gathered."""
+    assert heard([frame(said(OWN, 1)), frame(said(OTHER, 1))]) == ([said(OTHER, 1)], [True, False])
+
+
 def test_what_only_resembles_an_own_message_is_heard() -> None:
     """Of another channel, kind or writer."""
     contents = [said(OWN[:-1], 1), said(OTHER, 1, [said(OWN, 1).decode()]), b" " + said(OWN, 1)]
