@@ -414,6 +414,8 @@ class CachedCall:
                 # Its first call, so the version is known, which is part of each key.
                 prefix = None if self._key_func is not None else self.__cache_key__()
                 cache.hot_set.function_began(self._identity, prefix)
+                if self._prefetches is not None:
+                    self._prefetches.began(cache)
         return lookups
 
     def _add_to_fast_path(

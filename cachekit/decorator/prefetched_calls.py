@@ -94,6 +94,11 @@ class PrefetchedCalls:
         self._copies = copies
         self._in_caches: WeakKeyDictionary[CacheCore, _Calls] = WeakKeyDictionary()
 
+    def began(self, cache: CacheCore) -> None:
+        """Note the first call in a cache: an earlier process may have recorded keys that follow the clock."""
+        if cache.memory_tier is not None:
+            self._calls(cache)
+
     def missed(self, cache: CacheCore, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note a call whose result is not in memory, and prefetch what follows."""
         if cache.memory_tier is not None:

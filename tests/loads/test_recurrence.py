@@ -13,6 +13,8 @@ from recurring_pages import looks_of_the_test_alone as looks_of_the_test_alone
 
 from cachekit.loading.recurrence import Recurrence
 
+#: A minute of these years. In the first hours after 1970 an empty cell would be one of the hour before.
+_HOUR = 60 * 495_000
 KEYS = st.sampled_from(["a", "b", "c", "d"])
 
 
@@ -25,9 +27,9 @@ def test_the_table_is_bounded(count: int) -> None:
     tracemalloc.start()
     try:
         for number, key in enumerate(["known", *long, *texts]):
-            recurrence.wanted(key, 60 + number % 50)
-        for key in recurrence.due(120):
-            recurrence.expect(key, 120)
+            recurrence.wanted(key, _HOUR + number % 50)
+        for key in recurrence.due(_HOUR + 60):
+            recurrence.expect(key, _HOUR + 60)
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -36,7 +38,7 @@ def test_the_table_is_bounded(count: int) -> None:
         assert len(table.rows) <= 2048
         assert sum(map(len, table.rows)) <= 1 << 18
         assert "known" in table.rows
-    recurrence.wanted("new", 110)
+    recurrence.wanted("new", _HOUR + 50)
     assert "new" not in recurrence
     for hour in range(1, 4):  # what comes again displaces what does not
         recurrence.wanted("new", 110 + 60 * hour)

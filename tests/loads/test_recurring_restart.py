@@ -45,6 +45,25 @@ def test_a_run_in_which_the_function_is_not_called_keeps_the_record(tmp_path: Pa
         assert keys.turn() == []
 
 
+def test_calls_that_all_hit_reloaded_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function is known from its first call on, also if no call misses."""
+    clock = ManualClock()
+    with on_files(tmp_path, clock) as cache:
+        Clocked(cache, clock).prove()
+    with on_files(tmp_path, clock) as cache:
+        began = hot_set.HotSet.function_began
+
+        def begin_and_wait(self: hot_set.HotSet, identity: str, prefix: str | None) -> None:
+            began(self, identity, prefix)
+            inside.wait_for_reload(cache)
+
+        monkeypatch.setattr(hot_set.HotSet, "function_began", begin_and_wait)
+        inside.wait_for_reload(cache)
+        keys = Clocked(cache, clock)
+        assert keys.pages.read(KEYS) == []
+        assert keys.turn() == []
+
+
 def test_a_restart_in_the_minute_of_the_keys(tmp_path: Path) -> None:
     """What a process has seen before it read the record is added to that."""
     clock = ManualClock()
