@@ -99,7 +99,7 @@ def test_a_decorated_function_loads_no_cache() -> None:
         "decorator.fast_path", "decorator.function", "decorator.identity", "decorator.key_encoding",
         "decorator.large_arguments", "decorator.naming", "decorator.signature", "decorator.source", "errors",
         "model", "model.display",
-        "model.once_only", "model.types", "model.validation", "runtime", "runtime.fork", "runtime.program",
+        "model.types", "model.validation", "runtime", "runtime.fork", "runtime.program",
         "runtime.reentrant_lock",
     }  # fmt: skip
     costly = {

@@ -28,11 +28,10 @@ from cachekit.loading.warming import warm
 from cachekit.model.display import safe_repr, shown_value
 from cachekit.model.reports import Explanation, OptimizationReport, Verified, WarmReport
 from cachekit.model.stats import CacheStats
+from cachekit.model.storable import PLAIN_TYPES, READABLE_TYPES, refuse_unstorable
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import (
     LONGEST,
-    PLAIN_TYPES,
-    READABLE_TYPES,
     checked_def,
     checked_jitter,
     checked_key,
@@ -41,7 +40,6 @@ from cachekit.model.validation import (
     not_a_function,
     pattern_to_invalidate,
     refuse_misfit,
-    refuse_unstorable,
     seconds,
     stale_seconds,
 )

@@ -17,7 +17,7 @@ from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import LockTimeoutError
 from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
-from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
+from cachekit.model.storable import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.backoff import pauses
 
 #: Seconds after which an update gives up. Each attempt that fails means that another write succeeded.
@@ -74,7 +74,7 @@ def update(
         if entry is None:
             stored = tiers.writes.create(key, value, ttl, tags, 0.0)
         else:
-            now = tiers.now()
+            now = tiers.clock.time()
             life = _life_left(entry, now)
             stored = tiers.writes.exchange(
                 fence, checked_entry(key, value, now, life, entry.tags | tags, stale_ttl=entry.stale_ttl)

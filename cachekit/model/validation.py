@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-from cachekit.errors import OnceOnlyError
-from cachekit.model.display import shown_key, shown_text, shown_value, typed_repr
-from cachekit.model.once_only import refusal_within
-from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
+from cachekit.model.display import shown_text, shown_value, typed_repr
+from cachekit.model.types import FOREVER, NO_TAGS, Tags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -235,28 +233,6 @@ def check_share(argument: str, share: object, what: str) -> None:
         raise ValueError(f"{argument} is {what}, from 0 to less than 1, not {share!r}; 0 is off")
 
 
-# Types whose values hold no other value and can be read more than once: one lookup avoids the full check.
-PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None)})
-#: Types whose values can be read more than once, apart from what is in them. Encoding a value looks at that.
-READABLE_TYPES: Final = PLAIN_TYPES | {dict, list, tuple, set, frozenset}
-
-
-def refuse_unstorable(value: object, key: str | None = None) -> None:
-    """Raise if the value, or one inside it, can be used only once: the second reader would find it empty.
-
-    Raises:
-        SerializationError: a value is awaitable, or an iterator, such as a generator or an open file.
-        ValueError: the value is MISSING.
-    """
-    if value is MISSING:
-        raise ValueError(
-            f"{_value_of(key)} is MISSING, which stands for no value; store None, or delete the key"
-        )
-    refusal = refusal_within(value)
-    if refusal is not None:
-        raise OnceOnlyError(f"{_value_of(key)} {refusal}")
-
-
 def not_a_function(argument: str, takes: str, value: object) -> TypeError:
     """Return the error for an argument that must be a function, with the arguments that it takes."""
     return TypeError(
@@ -300,7 +276,3 @@ def refuse_misfits(value: object, **functions: object) -> None:
     for argument, function in functions.items():
         if callable(function):
             refuse_misfit(argument, "of one value", function, value)
-
-
-def _value_of(key: str | None) -> str:
-    return "the value" if key is None else f"the value of {shown_key(key)}"

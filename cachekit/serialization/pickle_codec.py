@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any, Final, final
 
 from cachekit.errors import OnceOnlyError, SerializationError, UnreadableError, ValueTooLargeError
-from cachekit.model.once_only import refusal_of
+from cachekit.model.storable import refusal_of
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import pickle_inspector
 from cachekit.serialization.class_fingerprints import find_by_import, table_of

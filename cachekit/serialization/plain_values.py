@@ -24,7 +24,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from cachekit.errors import SerializationError, UnreadableError
-from cachekit.model.once_only import refusal_of
+from cachekit.model.storable import refusal_of
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization.collisions import check
 

@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, final
 from cachekit.model.display import safe_repr, shown_value
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
+from cachekit.model.storable import READABLE_TYPES, refuse_unstorable
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, Tags
 from cachekit.model.validation import (
     LONGEST,
-    READABLE_TYPES,
     checked_key,
     checked_keys,
     checked_pattern,
     checked_tags,
     pattern_to_invalidate,
-    refuse_unstorable,
     seconds,
 )
 from cachekit.runtime.clock import Clock, SystemClock
@@ -286,7 +285,7 @@ class FileCache:
         self._store.change(Engine.renew_tokens)
 
     def settle(self, fence: SharedFence) -> bool:
-        """End the write that returned this fence; False if another write of the key came in between.
+        """End the write that returned this fence; False if it overlapped with another write of the key.
 
         Raises:
             TierUnavailableError: the disk failed. No copy is trusted until another write settles the key.

@@ -15,15 +15,14 @@ from cachekit.model.display import safe_repr, shown_key, shown_tags, typed_repr
 from cachekit.model.entry import CacheEntry
 from cachekit.model.reports import SizeEstimate
 from cachekit.model.stats import CacheStats
+from cachekit.model.storable import PLAIN_TYPES, refuse_unstorable
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheStrategy, Tags
 from cachekit.model.validation import (
     LONGEST,
-    PLAIN_TYPES,
     checked_key,
     checked_pattern,
     checked_tags,
     pattern_to_invalidate,
-    refuse_unstorable,
     seconds,
 )
 from cachekit.runtime.clock import Clock, SystemClock

@@ -24,8 +24,8 @@ from typing import Final, NamedTuple, final
 from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
 from cachekit.model.entry import CacheEntry
+from cachekit.model.storable import READABLE_TYPES, refuse_unstorable
 from cachekit.model.types import FOREVER
-from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
 from cachekit.runtime.clock import Clock
 from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens

@@ -25,7 +25,7 @@ import pydantic
 import pytest
 
 from cachekit import FileCache, IntelligentCache, SerializationError, aio
-from cachekit.model import once_only
+from cachekit.model import storable
 
 
 @dataclass
@@ -291,7 +291,7 @@ def test_mocks_are_no_iterators() -> None:
 
 def test_large_values_and_cycles_take_no_long_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bounded number of the objects in a value is looked into, and each of them once."""
-    monkeypatch.setattr(once_only, "_MOST", 1_000)
+    monkeypatch.setattr(storable, "_MOST", 1_000)
     looked: list[int] = []
     referents = gc.get_referents
 

@@ -1,4 +1,4 @@
-"""Values that can be read or awaited only once, and values with such a value in them.
+"""Which values a cache may store: none that can be read or awaited only once, or that contains such a one.
 
 A second reader would find a generator or an open file at its end. A cache refuses them, also in containers
 and in the attributes of objects.
@@ -9,12 +9,19 @@ from __future__ import annotations
 import sys
 from types import AsyncGeneratorType, CoroutineType
 
-from cachekit.model.types import SCALARS
+from cachekit.errors import OnceOnlyError
+from cachekit.model.display import shown_key
+from cachekit.model.types import MISSING, SCALARS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
+
+# Types whose values hold no other value and can be read more than once: one lookup avoids the full check.
+PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None)})
+#: Types whose values can be read more than once, apart from what is in them. Encoding a value looks at that.
+READABLE_TYPES: Final = PLAIN_TYPES | {dict, list, tuple, set, frozenset}
 
 #: Objects that are looked into in one value: more take longer than a tenth of a second.
 _MOST: Final = 1_000_000
@@ -23,6 +30,26 @@ _FLAT: Final = frozenset({list, tuple, set, frozenset})
 _unremarkable: set[type] = set()
 _MOST_UNREMARKABLE: Final = 256
 _FEW: Final = 64  # items from which the general way is faster
+
+
+def refuse_unstorable(value: object, key: str | None = None) -> None:
+    """Raise if the value, or one inside it, can be used only once: the second reader would find it empty.
+
+    Raises:
+        SerializationError: a value is awaitable, or an iterator, such as a generator or an open file.
+        ValueError: the value is MISSING.
+    """
+    if value is MISSING:
+        raise ValueError(
+            f"{_value_of(key)} is MISSING, which stands for no value; store None, or delete the key"
+        )
+    refusal = refusal_within(value)
+    if refusal is not None:
+        raise OnceOnlyError(f"{_value_of(key)} {refusal}")
+
+
+def _value_of(key: str | None) -> str:
+    return "the value" if key is None else f"the value of {shown_key(key)}"
 
 
 def refusal_within(value: object) -> str | None:
