@@ -7,12 +7,13 @@ the other processes of the host, not on other hosts. A tier that fails costs a b
 Three fences stand for "nothing has changed since". P is private to this process and guards its memory. T is
 a token of the file tier, which the processes of the host share. RT are tokens that the server holds. What a
 tier stores was checked against its own fence, taken before the value was read or made. A T with the WRITING
-bit says that a write is in progress. A model that tries every interleaving found the order of the steps:
+bit says that writes are in progress, and how many. A model that tries every interleaving found the order of
+the steps:
 
     read     T and P; server, else file; a file's copy counts only if the server confirms its RT;
              memory if P is current, with T beside the entry
-    write    fresh P; T; file, in progress; server, with a fresh RT; file, finished; memory if no write
-             came in between
+    write    fresh P; T; file, in progress; server, with a fresh RT; file, finished; memory if no other
+             write of the key was in progress
     load     T, P, RT; the loader; file if T is current; server if RT is current; memory if P is current.
              A load that finds an entry stored first takes that one
     add      fresh P; T; file removed, in progress; server if it has nothing; file, finished; file if T is
@@ -72,8 +73,8 @@ class TierStack:
     """
 
     __slots__ = (
-        "__weakref__", "_bus", "_files", "_memory", "_unstorable", "_unsubscribe", "answers", "busy", "file",
-        "lower", "monotonic", "now", "peek_memory", "peek_memory_entry", "redis", "skipped", "writes",
+        "__weakref__", "_bus", "_files", "_memory", "_unstorable", "_unsubscribe", "answers", "busy", "clock",
+        "file", "lower", "peek_memory", "peek_memory_entry", "redis", "skipped", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -83,13 +84,12 @@ class TierStack:
         file: TierAccessor[DirectoryTier] | None,
     ) -> None:
         self._memory = memory
-        #: Returns the time since the epoch, by the clock of memory.
-        self.now = memory.clock.time
+        #: What this reads the clock of memory from.
+        self.clock = memory.time
         #: Returns the value that a flight which ended since the lookup left in memory, or MISSING.
         self.peek_memory: Callable[[str], Any | Missing] = memory.peek_value
         #: Returns a snapshot of the live entry in memory, or None; counts no lookup.
         self.peek_memory_entry = memory.peek_entry
-        self.monotonic = memory.clock.monotonic
         self.redis = redis
         self.file = file
         #: The store of the file tier, if that is the only tier below memory. Its lookups and writes are short
@@ -389,9 +389,9 @@ class TierStack:
         held = self._memory.find(key)
         if held is not None:
             # Without the lock, because every hit asks. At worst another entry of the key is judged.
-            left = held.deadline - self.monotonic()
+            left = held.deadline - self.clock.monotonic()
             return (left, held.ttl) if left > 0 else None
-        life = self._memory.peek(key, lambda held: (held.deadline - self.monotonic(), held.ttl))
+        life = self._memory.peek(key, lambda held: (held.deadline - self.clock.monotonic(), held.ttl))
         return None if life is MISSING else life
 
     def complete_fence(self, fence: LoadFence) -> None:
@@ -437,7 +437,7 @@ class TierStack:
             if not memory.put(fence.key, value, ttl, fence.tags, fence=fence.memory, stale=stale_ttl):
                 self.refused(fence)
             return value
-        entry = checked_entry(fence.key, value, self.now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = checked_entry(fence.key, value, self.clock.time(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._store_in_file(entry, fence, levels)
         redis, origin = self.redis, fence.origin
         if redis is not None and origin is not None and levels & REDIS and _goes_to_server(stored):
@@ -449,7 +449,7 @@ class TierStack:
     ) -> dict[str, Any]:
         """Do what `store_loaded` does for distinct keys; the server is called once for all."""
         levels: int = level._value_
-        now = self.now()
+        now = self.clock.time()
         entries = {
             fence.key: (checked_entry(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
             for fence, value, ttl in loaded
@@ -538,7 +538,7 @@ class TierStack:
                 miss = miss_of(memory, key, tags, self.lower)
                 return Explanation(key, None, None, None, NO_TAGS, 0, miss, None, eviction)
             entry, level = below
-        age = max(0.0, self.now() - entry.created_timestamp)
+        age = max(0.0, self.clock.time() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
         served = entry.access_count
         return Explanation(entry.key, level, age, ttl - age, entry.tags, served, None, seconds, eviction)

@@ -18,6 +18,7 @@ from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLa
 from cachekit.model.display import shown_error
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheLevel
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
 from cachekit.tiers.memory.store import Store
@@ -46,7 +47,7 @@ class TierWrites:
     TierUnavailableError after their last step.
     """
 
-    __slots__ = ("_bus", "_file", "_files", "_memory", "_now", "_redis")
+    __slots__ = ("_bus", "_clock", "_file", "_files", "_memory", "_redis")
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class TierWrites:
         self._files = files
         self._redis = redis
         self._file = file
-        self._now = memory.clock.time
+        self._clock = memory.time
 
     # -- storing ------------------------------------------------------------------------------------
 
@@ -80,7 +81,7 @@ class TierWrites:
             redis, bus = self._redis, self._bus
             begins = bus is not None and bus.beginning
             if redis is not None and file is None and level is _ALL and ttl > 0 and not begins:
-                entry = checked_entry(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
+                entry = checked_entry(key, value, self._clock.time(), ttl, tags, stale_ttl=stale_ttl)
                 return self._write_one_above_server(redis, entry)
             return self.write({key: value}, ttl, tags, level, stale_ttl)
         memory = self._memory
@@ -148,7 +149,7 @@ class TierWrites:
             self._memory.events.deleted(self._memory.time.monotonic(), keys)
             self._delete(keys, ALL, steps)
             return steps.done()
-        now = self._now()
+        now = self._clock.time()
         try:
             with cleaning_on_interrupt(self._drop, keys):
                 for start in range(0, len(keys), _TOGETHER):
@@ -215,7 +216,7 @@ class TierWrites:
                 self.delete(key, CacheLevel.ALL)
             self._memory.events.not_stored(self._memory.time.monotonic(), "unwanted", key)
             return False
-        entry = checked_entry(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = checked_entry(key, value, self._clock.time(), ttl, fence.tags, stale_ttl=stale_ttl)
         was_current = fence.is_current()
         steps = WriteSteps()
         with cleaning_on_interrupt(self._drop, [key]):
@@ -269,7 +270,7 @@ class TierWrites:
         bus = self._bus
         if bus is not None and bus.beginning:
             bus.await_beginning()
-        entry = checked_entry(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
+        entry = checked_entry(key, value, self._clock.time(), ttl, tags, stale_ttl=stale_ttl)
         steps = WriteSteps()
         with cleaning_on_interrupt(self._drop, [key]):
             outcome = self._create(entry, steps)
@@ -375,14 +376,22 @@ class TierWrites:
         written: list[SharedFence | None] = []
         #: Whether no tier below memory has compared its fence, so that memory does.
         lowest = expect is not None
-        for at, entry in enumerate(entries):
-            stored, shared_fence = self._write_file(entry, fences[at][1], origin, expect, levels, steps)
-            if stored is False:
-                return False
-            lowest = lowest and stored is UNAVAILABLE
-            written.append(shared_fence)
+        try:
+            for at, entry in enumerate(entries):
+                stored, shared_fence = self._write_file(entry, fences[at][1], origin, expect, levels, steps)
+                if stored is False:
+                    return False
+                lowest = lowest and stored is UNAVAILABLE
+                written.append(shared_fence)
+            if redis is not None:
+                stored = self._write_redis(redis, entries, origin, expect, levels, steps)
+        except Exception as error:
+            # A tier cannot hold a value, so none reached the server. After an interrupt one may reach it yet.
+            if redis is not None and not is_interrupt(error):
+                for shared_fence in written:
+                    self._settle(shared_fence, steps)
+            raise
         if redis is not None:
-            stored = self._write_redis(redis, entries, origin, expect, levels, steps)
             for at, shared_fence in enumerate(written):
                 written[at] = self._settle(shared_fence, steps)
             if stored is False:
@@ -468,7 +477,8 @@ class TierWrites:
         gone = steps.call(file, file.tier.remove, key, in_flux=in_flux)
         if gone is UNAVAILABLE:
             file.missed_keys([key])
-            return UNAVAILABLE, shared_fence
+            # This write is not in progress there, so it must not end one.
+            return UNAVAILABLE, None if in_flux else shared_fence
         if expect is not None and levels != MEMORY:
             # Another process may have written since the fence was checked, and `remove` may have removed its
             # entry. So the loaded value, which is older than that write, must not enter this memory.
@@ -500,7 +510,7 @@ class TierWrites:
         return put is not False
 
     def _settle(self, shared_fence: SharedFence | None, steps: WriteSteps) -> SharedFence | None:
-        """End the write of a key; return T, unless another write of the key came in between."""
+        """End the write of a key; return T, unless the write overlapped with another one of the key."""
         file = self._file
         if file is None or shared_fence is None:
             return None
@@ -587,7 +597,7 @@ class TierWrites:
     def _delete(
         self, keys: Sequence[str], levels: int, steps: WriteSteps
     ) -> tuple[set[str], list[SharedFence | None]]:
-        """Return the keys that were there, and for each key T, if no other write came after this one."""
+        """Return the keys that were there, and for each key T, if no other write overlapped."""
         there: set[str] = set()
         removed: list[SharedFence | None] = []
         with cleaning_on_interrupt(self._drop, keys):

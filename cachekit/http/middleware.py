@@ -39,5 +39,5 @@ class Middleware(Generic[App]):
             cache, max_body=max_body, max_buffered=max_buffered, default_ttl=default_ttl, vary=vary,
             ignore=ignore, cookies=cookies, client_directives=client_directives, coalesce=coalesce,
         )  # fmt: skip
-        self._log = RateLimitedLog(self._store.clock.monotonic)
+        self._log = RateLimitedLog(self._store.clock)
         self._collapsing = Collapsing(self._store, self._log, coalesce)

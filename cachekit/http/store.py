@@ -217,7 +217,7 @@ class ResponseStore:
         self._fork_guard = ForkSafeLock(self._lock)
         self._expected: dict[str, frozenset[str]] = {}
         self.clock: Clock = self._core.memory.clock
-        self._log = RateLimitedLog(self.clock.monotonic)
+        self._log = RateLimitedLog(self.clock)
 
     def bypass(self, target: Target | None) -> str | None:
         """Return why a GET or HEAD is only passed on; None if the cache may answer it."""

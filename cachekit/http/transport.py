@@ -50,7 +50,7 @@ class _Cached(ABC, Generic[Transport]):
             vary=[*vary, *_OF_A_USER], ignore=ignore, cookies="rfc", client_directives=True,
             coalesce=coalesce, shared=False,
         )  # fmt: skip
-        self._log = RateLimitedLog(self._store.clock.monotonic)
+        self._log = RateLimitedLog(self._store.clock)
         self._collapsing = Collapsing(self._store, self._log, coalesce)
         self._transport = self._of_httpx() if transport is None else transport
 

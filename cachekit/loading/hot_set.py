@@ -174,13 +174,14 @@ class HotSet:
         return found
 
     def _copy(self, hot: Sequence[_Hot]) -> None:
-        begun = self._tiers.monotonic()
+        clock = self._tiers.clock
+        begun = clock.monotonic()
         # When the server notifies this cache, memory is cleared, and what was copied before would be lost.
-        while self._tiers.is_beginning and not self._ended and self._tiers.monotonic() - begun < _SECONDS:
+        while self._tiers.is_beginning and not self._ended and clock.monotonic() - begun < _SECONDS:
             self._tiers.await_beginning()
         copies: list[tuple[FencedCopy, str]] = []
         for key, identity in hot:
-            if self._ended or self._is_enough(len(copies)) or self._tiers.monotonic() - begun > _SECONDS:
+            if self._ended or self._is_enough(len(copies)) or clock.monotonic() - begun > _SECONDS:
                 break
             if self._tiers.peek_memory(key) is MISSING:
                 copy = self._tiers.read_quietly(key)
@@ -240,7 +241,7 @@ class HotSet:
             self._log.add(f"the keys that are used most were not stored: {shown_error(error)}")
 
     def _store(self, key: str, record: dict[str, Any]) -> None:
-        self._tier.call(self._tier.tier.set, key, CacheEntry(key, record, self._tiers.now()))
+        self._tier.call(self._tier.tier.set, key, CacheEntry(key, record, self._tiers.clock.time()))
 
     def recurring(self) -> object:
         """Return the last record of keys that follow the clock; None if the tier is out."""

@@ -94,7 +94,8 @@ class KeepWarm:
         """Begin to load the keys that are due, unless the last round is still under way."""
         if pause.is_on:
             return
-        if self._next_time() <= self._tiers.monotonic() and (self._round is None or self._round.is_over):
+        is_due = self._next_time() <= self._tiers.clock.monotonic()
+        if is_due and (self._round is None or self._round.is_over):
             self._round = BackgroundCall(self._load)
             self._round.start()
 
@@ -104,7 +105,7 @@ class KeepWarm:
 
     def _take_due(self) -> list[str]:
         # A few at a time: there may be a million, and each `warm_cache` and each fork waits for the lock.
-        now, keys, found = self._tiers.monotonic(), [], True
+        now, keys, found = self._tiers.clock.monotonic(), [], True
         while found:
             with self._lock:
                 for _ in range(_SLICE):
@@ -160,7 +161,7 @@ class KeepWarm:
         if left == inf:
             return inf
         wait = _MARGIN * whole / _TRIES if failed else max(left - _MARGIN * whole, 0.0)
-        return self._tiers.monotonic() + wait
+        return self._tiers.clock.monotonic() + wait
 
     def close(self) -> None:
         """Drop all keys; a load that is under way goes on."""

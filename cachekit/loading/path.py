@@ -42,8 +42,8 @@ from cachekit.loading.request import LoadRequest
 from cachekit.loading.verification import Verification, Verifications
 from cachekit.model.counters import LoadCounters
 from cachekit.model.display import how_to_show, shown_error, shown_key, shown_keys
+from cachekit.model.storable import PLAIN_TYPES, refuse_unstorable
 from cachekit.model.types import MISSING, CacheLevel, Missing
-from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.backoff import random_fraction
 from cachekit.runtime.interrupts import is_interrupt
@@ -131,7 +131,7 @@ class LoadPath:
         self.schedule = RefreshSchedule(tiers)
         self.verifications = Verifications(tiers, self.figures)
         self.tasks = Tasks()
-        self.log = RateLimitedLog(tiers.monotonic)
+        self.log = RateLimitedLog(tiers.clock)
         #: For jitter and the choice of hits to verify; tests replace it.
         self.random_fraction: Callable[[], float] = random_fraction
 
@@ -347,7 +347,8 @@ class LoadPath:
                 self.verifications.end(verification)
 
     def _verify(self, verification: Verification, loader: Callable[..., Any]) -> Path[None]:
-        tiers, request, started, failed = self.tiers, verification.request, self.tiers.monotonic(), False
+        tiers, request, failed = self.tiers, verification.request, False
+        started = tiers.clock.monotonic()
         try:
             if tiers.redis is not None:
                 yield Blocking(tiers.complete_fence, verification.fence)
@@ -357,7 +358,7 @@ class LoadPath:
                 failed = not is_interrupt(error)
                 raise
             finally:
-                self.figures.ended(tiers.monotonic() - started, failed)
+                self.figures.ended(tiers.clock.monotonic() - started, failed)
             ttl = partial(request.life, fresh, self.random_fraction)
             yield Blocking(self.verifications.compare, verification, fresh, ttl)
         except Exception as error:  # a load that fails says nothing about the cached value
@@ -391,7 +392,7 @@ class LoadPath:
                     if missing:
                         if tiers.redis is not None:
                             yield Blocking(self._complete_fences, missing)
-                        started, failed = tiers.monotonic(), False
+                        started, failed = tiers.clock.monotonic(), False
                         try:
                             if request.many:
                                 keys = list(map(_KEY, missing))
@@ -402,7 +403,7 @@ class LoadPath:
                             failed = not is_interrupt(error)
                             raise
                         finally:
-                            took = tiers.monotonic() - started
+                            took = tiers.clock.monotonic() - started
                             figures.ended(took, failed)
                         if request.many:
                             _check_batch(loaded, keys)

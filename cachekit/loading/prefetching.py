@@ -132,7 +132,7 @@ class PrefetchPool:
         """Prefetch the keys of the minute that comes next, unless that is done or still under way."""
         if pause.is_on:
             return
-        minute = int((self.tiers.now() + _AHEAD) // 60)
+        minute = int((self.tiers.clock.time() + _AHEAD) // 60)
         if minute != self._minute and (self._round is None or self._round.is_over):
             self._minute = minute
             self._round = BackgroundCall(partial(self._foresee, minute))
@@ -157,7 +157,7 @@ class PrefetchPool:
 
     def minute(self) -> int:
         """Return the present minute, since 1970 in UTC."""
-        return int(self.tiers.now() // 60)
+        return int(self.tiers.clock.time() // 60)
 
     def recorded(self) -> dict[str, Any]:
         """Return what is known of the keys that follow the clock, for the next process."""

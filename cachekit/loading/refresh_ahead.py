@@ -30,7 +30,7 @@ class RefreshSchedule:
         life = self._tiers.remaining_life(key)
         if life is None or life[0] == inf or life[0] > part * life[1]:
             return False
-        now = self._tiers.monotonic()
+        now = self._tiers.clock.monotonic()
         return now >= self._tried.get(key, now)
 
     def begins(self, key: str, part: float) -> bool:
@@ -39,5 +39,5 @@ class RefreshSchedule:
             return False
         if len(self._tried) >= _MOST:
             self._tried.clear()
-        self._tried[key] = self._tiers.monotonic() + _PAUSE
+        self._tried[key] = self._tiers.clock.monotonic() + _PAUSE
         return True

@@ -23,9 +23,10 @@ from cachekit.loading.request import LoadRequest
 from cachekit.model.counters import LoadCounters
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.reports import Verified
-from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
+from cachekit.model.storable import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime import fork
 from cachekit.runtime.background import RateLimitedLog
+from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import is_interrupt
 
 _SHORTEST: Final = 0.1  # seconds between the begins of two verifications of one function
@@ -38,15 +39,15 @@ class VerifiedFunction:
 
     __slots__ = ("due", "failures", "log", "mismatches", "turn", "verified")
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.verified = 0
         self.mismatches = 0
         #: Empty while a verification runs. Without a lock: a signal handler may come in between.
         self.turn: deque[None] = deque((None,), maxlen=1)
         self.due = 0.0
-        self.log = RateLimitedLog(monotonic)
+        self.log = RateLimitedLog(clock)
         #: Apart from the differences, one of which comes before each failure to handle it.
-        self.failures = RateLimitedLog(monotonic)
+        self.failures = RateLimitedLog(clock)
 
 
 class Verification(NamedTuple):
@@ -87,12 +88,12 @@ class Verifications:
 
     def begin(self, name: str, key: str, cached: Any, request: LoadRequest) -> Verification | None:
         """Return the verification of a hit; None if it is not due, or the value is not in memory any more."""
-        now = self._tiers.monotonic()
+        now = self._tiers.clock.monotonic()
         function = self._functions.get(name)
         if function is None:
             if len(self._functions) >= _MOST:
                 self._functions.clear()
-            function = self._functions.setdefault(name, VerifiedFunction(self._tiers.monotonic))
+            function = self._functions.setdefault(name, VerifiedFunction(self._tiers.clock))
         if now < function.due:
             return None
         try:
@@ -110,7 +111,7 @@ class Verifications:
     def end(self, verification: Verification) -> None:
         """Let the next verification of the function begin when its budget allows it."""
         function, started = verification.function, verification.started
-        taken = self._tiers.monotonic() - started
+        taken = self._tiers.clock.monotonic() - started
         function.due = started + max(_SHORTEST, taken / verification.request.options.verify_budget)
         function.turn.append(None)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final, final
 
+from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.outcome import Outcome
 
@@ -83,18 +84,18 @@ class RateLimitedLog:
     """The log of failures that no caller gets. It takes one a minute; counters count all of them.
 
     Args:
-        monotonic: the clock, in seconds.
+        clock: of the minutes.
     """
 
-    __slots__ = ("_last", "_monotonic")
+    __slots__ = ("_clock", "_last")
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._last: float | None = None
 
     def add(self, event: str) -> None:
         """Log what happened, in a text that holds no secret."""
-        now = self._monotonic()
+        now = self._clock.monotonic()
         if self._last is not None and now < self._last + _PAUSE:
             return
         self._last = now

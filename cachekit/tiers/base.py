@@ -176,7 +176,7 @@ class DirectoryTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         ...
 
     def settle(self, fence: SharedFence) -> bool:
-        """End a write that is in progress; return False if another write of the key came in between."""
+        """End a write that is in progress; return False if it overlapped with another write of the key."""
         ...
 
     def add(

@@ -26,6 +26,10 @@ from cachekit.model.types import CHANGES as CHANGES
 
 #: The bit of a token that says that a write is in progress: no copy of what is read now may be stored.
 WRITING: Final = 1 << 63
+#: One write of several steps, in the bits of a token that count them. They are 0 without the WRITING bit.
+ONE_WRITE: Final = 1 << 55
+#: All bits of that count.
+WRITES: Final = 255 * ONE_WRITE
 
 #: The index of the shared word that changes with every invalidation of tags.
 EPOCH: Final = 2

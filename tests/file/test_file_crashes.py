@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import math
+import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +17,11 @@ import inside
 import pytest
 from file_checks import SMALL, check
 
+from cachekit import FileCache
+from cachekit.model.entry import CacheEntry
 from cachekit.testing.faults import CrashError, FullDisk, StoppingEffects
-from cachekit.tiers.fences import WRITING
+from cachekit.tiers.fences import ONE_WRITE, WRITES, WRITING
+from cachekit.tiers.file import store_of
 from cachekit.tiers.file.engine import compaction, index_growth
 from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, NEW_CURSOR, TAIL
 from cachekit.tiers.file.engine.engine import Engine
@@ -242,7 +248,7 @@ def test_a_crash_in_flux_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with Engine(tmp_path, geometry=SMALL) as engine:
         token = engine.put("k", b"v", in_progress=True)
         assert token is not None
-        assert engine.token("k") == token | WRITING
+        assert engine.token("k") == token | WRITING | ONE_WRITE
         assert engine.add("k", b"v", engine.token("k")) is False
         monkeypatch.setattr(fence_tokens, "_ABANDONED", -1.0)
         settled = engine.token("k")
@@ -263,6 +269,74 @@ def test_settling_ones_own_write(tmp_path: Path) -> None:
         assert removed
         engine.put("k", b"w")
         assert engine.finish_write("k", token) is False
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_the_last_of_several_writes_ends_the_flux(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """Until then nobody may copy what is read: the other tiers may have the values in another order."""
+    with Engine(tmp_path, geometry=SMALL) as engine:
+        tokens = [engine.put("k", b"%d" % number, in_progress=True) for number in range(3)]
+        for number in order[:-1]:
+            token = tokens[number]
+            assert token is not None
+            assert engine.finish_write("k", token) is False
+            assert engine.token("k") & WRITING
+        last = tokens[order[-1]]
+        assert last is not None
+        assert engine.finish_write("k", last) is False
+        assert not engine.token("k") & (WRITING | WRITES)
+        alone = engine.put("k", b"alone", in_progress=True)
+        assert alone is not None
+        assert engine.finish_write("k", alone) is True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda engine: engine.put("k", b"other"),
+        lambda engine: engine.delete("k"),
+        lambda engine: engine.delete_many(["k"]),
+        lambda engine: engine.delete_matching(re.compile("k")),
+        lambda engine: engine.clear(),
+        lambda engine: engine.renew_tokens(),
+    ],
+)  # fmt: skip
+def test_no_change_ends_the_flux_of_another_write(tmp_path: Path, change: Callable[[Engine], object]) -> None:
+    """A change that is over at once leaves the key in flux, and the write that is in progress ends it."""
+    with Engine(tmp_path, geometry=SMALL) as engine:
+        token = engine.put("k", b"v", in_progress=True)
+        assert token is not None
+        before = engine.token("k")
+        change(engine)
+        assert engine.token("k") & (WRITING | WRITES) == WRITING | ONE_WRITE
+        assert engine.token("k") != before
+        assert engine.finish_write("k", token) is False
+        assert not engine.token("k") & (WRITING | WRITES)
+
+
+def test_a_write_of_many_keys_ends_no_flux(tmp_path: Path) -> None:
+    """A cache of files alone writes many keys, while one with a server, too, writes one of them."""
+    with FileCache(tmp_path) as cache:
+        flux = cache.put("k", CacheEntry("k", "v", time.time()), None, in_flux=True)
+        assert flux is not None
+        store = store_of(cache)
+        assert store is not None
+        store.write_many(dict.fromkeys(["k", *map(str, range(300))], "other"), math.inf, frozenset(), 0.0)
+        assert cache.fence("k").token & WRITING
+        assert not cache.fence("1").token & WRITING
+        assert cache.settle(flux) is False
+        assert not cache.fence("k").token & WRITING
+
+
+def test_more_writes_in_flux_than_are_counted(tmp_path: Path) -> None:
+    """The count stops at its end, and never becomes a part of another token."""
+    with Engine(tmp_path, geometry=SMALL) as engine:
+        tokens = [engine.put("k", b"v", in_progress=True) for _ in range(300)]
+        assert engine.token("k") & WRITES == WRITES
+        for token in tokens:
+            assert token is not None
+            engine.finish_write("k", token)
+        assert not engine.token("k") & (WRITING | WRITES)
 
 
 def test_a_full_disk_turns_a_write_into_a_delete(tmp_path: Path) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache, TierUnavailableError
+from cachekit.model.entry import CacheEntry
 from cachekit.testing import FaultyTier
+from cachekit.testing.faults import FullDisk
+from cachekit.tiers.fences import WRITING
+from cachekit.tiers.file.engine.engine import Engine
 
 ALL, REDIS, FILE, MEMORY = CacheLevel.ALL, CacheLevel.REDIS, CacheLevel.FILE, CacheLevel.MEMORY
 KEYS = ["a", "b", "c"]
@@ -53,3 +60,33 @@ def test_a_refresh_needs_no_token(tmp_path: Path, redis_url: str, prefix: str) -
         redis.fail("successor", full=True)  # no outage, so that the server can be told what it missed
         assert load.refresh() == "new"
         assert redis.tier.get(load.key()) is None
+
+
+def test_a_write_that_the_files_missed_ends_no_other_one(tmp_path: Path, redis_url: str, prefix: str) -> None:
+    """It was not in progress there; so the key stays in flux for the write that is."""
+    neighbour = FileCache(tmp_path, 64)
+    file = FaultyTier(FileCache(tmp_path, 64))
+    redis = RedisCache(url=redis_url, key_prefix=prefix, timeout=60)
+    with neighbour, IntelligentCache(MemoryCache(), redis, file) as cache:  # type: ignore[arg-type]
+        flux = neighbour.put("k", CacheEntry("k", "v", time.time()), None, in_flux=True)
+        assert flux is not None
+        file.fail("put", "remove", full=True)
+        assert not cache.set("k", "new")
+        assert neighbour.fence("k").token & WRITING
+
+
+def test_a_full_disk_leaves_no_key_in_flux(tmp_path: Path, redis_url: str, prefix: str) -> None:
+    """The write that failed and the removal after it are one write in progress, not two."""
+    redis = RedisCache(url=redis_url, key_prefix=prefix, timeout=60)
+    effects = FullDisk()
+    engines = functools.partial(Engine, effects=effects)
+    with (
+        patch("cachekit.tiers.file.engine_registry.Engine", engines),
+        FileCache(tmp_path, 64) as file,
+        IntelligentCache(MemoryCache(), redis, file) as cache,
+    ):
+        cache.set("k", "old")
+        effects.full = True
+        cache.set("k", "new" * 1000)
+        assert not file.fence("k").token & WRITING
+        assert cache.get("k") == "new" * 1000

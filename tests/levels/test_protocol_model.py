@@ -160,11 +160,44 @@ def test_two_loads_leave_one_value(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "both"])
-def test_whoever_was_shown_the_new_value_is_never_shown_the_old_one(name: str) -> None:
-    """Within a host a `set` takes effect at one moment, for all processes, before it returns."""
+def test_a_set_takes_effect_at_one_moment(name: str) -> None:
+    """Within a host, for all processes, before it returns."""
     world = WORLDS[name]
     actors = {"w": (0, WRITERS["set"](world)), "p": (1, lookup(world, 1))}
     assert search(world, actors, memory=True, one_way=True).run() is None
+
+
+def _two_writes(world: World, other: str, *, promoted: bool) -> Search:
+    others = {
+        "set": lambda: write(world, 1, "b", "B"),
+        "delete": lambda: write(world, 1, "b", None),
+        "here": lambda: write_here(world, 1, "b"),
+        "load": lambda: load(world, 1, "b"),
+        "refresh": lambda: refresh(world, 1, "b"),
+        "refresh without room": lambda: refresh(world, 1, "b", full=True),
+        "tag": lambda: invalidate_tag(world, 1, "b"),
+        "pattern": lambda: invalidate_pattern(world, 1, "b"),
+    }
+    actors = {"a": (0, write(world, 0, "a", "A")), "b": (1, others[other]())}
+    if promoted:
+        actors["p"] = (2, lookup(world, 2))
+    return search(world, actors, memory=True, evicted=promoted, one_way=True)
+
+
+BESIDE_A_SET = ["set", "delete", "here", "load", "refresh", "refresh without room", "tag", "pattern"]
+
+
+@pytest.mark.parametrize("other", BESIDE_A_SET)
+def test_two_writes_take_effect_one_after_the_other(other: str) -> None:
+    """While both are in progress, no process is served one value after another has seen the next one."""
+    assert _two_writes(WORLDS["both"], other, promoted=False).run() is None
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("other", BESIDE_A_SET)
+def test_two_writes_and_a_copy(other: str) -> None:
+    """The same beside a third process that copies what it finds into its memory."""
+    assert _two_writes(WORLDS["both"], other, promoted=True).run() is None
 
 
 @pytest.mark.parametrize("name", [pytest.param("both", marks=pytest.mark.soak), "two hosts"])
@@ -204,7 +237,7 @@ def test_a_write_for_this_host_alone_beside_another_one() -> None:
     """One of the two values is left, also when the server lets go of the other."""
     world = World(homes=(0, 0))
     actors = {"a": (0, write_here(world, 0, "a")), "b": (1, write(world, 1, "b", "B"))}
-    assert search(world, actors).run() is None
+    assert search(world, actors, abandons=True).run() is None
 
 
 # -- many keys --------------------------------------------------------------------------------------------
@@ -322,7 +355,7 @@ def _many(name: str, *, together: bool = True, **terms: Any) -> Callable[[str], 
 def _here(guard: str) -> Search:
     world = replace(WORLDS["both"], without=frozenset({guard}))
     actors = {"a": (0, write_here(world, 0, "a")), "b": (1, write(world, 1, "b", "B"))}
-    return search(world, actors)
+    return search(world, actors, abandons=True)
 
 
 def _news(how: str, *, killed: tuple[str, ...] = ()) -> Callable[[str], Search]:
@@ -361,6 +394,9 @@ GUARDS: dict[str, Callable[[str], Search]] = {
     "touch replaces": _of("redis", "set", "touch"),
     "server first": _life,
     "nobody else": _here,
+    "all writes in flux": lambda guard: _two_writes(
+        replace(WORLDS["both"], without=frozenset({guard})), "set", promoted=False
+    ),
     "settled after all": _many("both"),
     "told after": _many("redis", together=False),
     "news first": _news("set"),

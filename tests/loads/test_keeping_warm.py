@@ -158,7 +158,7 @@ def test_what_does_not_expire_needs_no_keeping(warm: Warm) -> None:
 def test_without_a_memory_tier_too(tmp_path: Path) -> None:
     clock = ManualClock()
     with IntelligentCache(None, file_cache=FileCache(tmp_path / "d", 64)) as cache:
-        cache._core.tiers.monotonic = clock.monotonic
+        cache._core.tiers.clock = clock
         warm = Warm(cache, clock)
         cache.warm_cache(["a"], warm.load, ttl=100, keep_warm=True)
         warm.round(79)

@@ -385,7 +385,7 @@ def lookup(world: World, me: int) -> list[Step]:
         host = state.hosts[world.homes[me]]
         if host.lock is not None:
             return None
-        host = host._replace(file=None, token=f"removed-{me}")
+        host = host._replace(file=None, token=world.renewed(host, f"removed-{me}"))
         return state.with_host(world.homes[me], host), local._replace(end=True)
 
     steps = world.fence(me)
@@ -471,7 +471,9 @@ def invalidate_pattern(world: World, me: int, name: str) -> list[Step]:
     """Host: tokens, file, tokens. Server: tokens, value, message, tokens. Host: tokens again."""
 
     def tokens(number: int) -> list[Step]:
-        effects: list[Effect] = [lambda host, local: (host._replace(token=f"{name}-{number}"), local)]
+        effects: list[Effect] = [
+            lambda host, local: (host._replace(token=world.renewed(host, f"{name}-{number}")), local)
+        ]
         if world.news:
             effects.append(lambda host, local: (host._replace(news=f"n-{name}-{number}"), local))
         return world.locked(me, name, effects)

@@ -31,7 +31,7 @@ class Search:
             hosts, and without files.
         abandons: whether somebody takes a write under way for dead, once: it lasts too long.
         stale: what counts as "old".
-        one_way: whether nobody may be served "old" any more as soon as anybody was served "new".
+        one_way: whether at each moment all are served the same, and no value comes back after another one.
     """
 
     def __init__(
@@ -116,8 +116,14 @@ class Search:
             yield (self._noted(after, counters), counters, locals_), what
 
     def _noted(self, state: State, counters: tuple[int, ...]) -> State:
-        if self.one_way and not state.shown and "new" in self._served(state):
-            state = state._replace(shown=True)
+        if self.one_way:
+            served = self._served(state)
+            if len(served) > 1:
+                return state._replace(wrong=f"at one moment processes are served {sorted(served)}")
+            for value in served.difference(state.shown[-1:]):
+                if value in state.shown:
+                    return state._replace(wrong=f"{value} is served again after {state.shown[-1]}")
+                state = state._replace(shown=(*state.shown, value))
         if not state.told and self.writer in state.done and self._has_ended(state, counters):
             state = state._replace(told=True)
         return state
@@ -175,9 +181,8 @@ class Search:
     def _wrong(self, state: State, counters: tuple[int, ...]) -> str | None:
         if state.wrong:
             return state.wrong
-        served = self._served(state) if state.told or state.shown else frozenset()
-        if not self.stale.isdisjoint(served):
-            return "somebody is served the old value" + ("" if state.told else " after the new one")
+        if state.told and not self.stale.isdisjoint(self._served(state)):
+            return "somebody is served the old value"
         over = all(
             name in state.done or name in state.dead or (name.isdigit() and not counter)
             for name, counter in zip(self.names, counters, strict=True)

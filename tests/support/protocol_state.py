@@ -53,7 +53,7 @@ class State(NamedTuple):
     failed: bool = False  #: a call of the server has failed once
     abandoned: bool = False  #: a write under way was taken for dead once
     told: bool = False  #: the writer's call has returned, and its messages have arrived
-    shown: bool = False  #: somebody could have been served the new value
+    shown: tuple[str, ...] = ()  #: what could have been served so far, in this order
     wrong: str = ""  #: what an actor has found out
 
     def with_host(self, number: int, host: Host) -> State:

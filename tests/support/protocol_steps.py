@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from protocol_state import WRITING, Copy, Effect, Host, Local, Outcome, State, Step, in_flux
 
@@ -134,25 +135,40 @@ class World:
             fresh = self.has("news that never were")
             return host._replace(news=f"n-{name}" if fresh else f"{local.n}+1"), local
 
-        flux: Effect = lambda host, local: (host._replace(token=(WRITING, name)), local)  # noqa: E731
-        token: Effect = lambda host, local: (host._replace(token=name), local)  # noqa: E731
+        def flux(host: Host, local: Local) -> tuple[Host, Local]:
+            return host._replace(token=(WRITING, name, self.under_way(host))), local
+
+        def left(host: Host, local: Local) -> tuple[Host, Local]:
+            return host._replace(token=(WRITING, name, self.under_way(host) + 1)), local
+
+        def token(host: Host, local: Local) -> tuple[Host, Local]:
+            return host._replace(token=self.renewed(host, name)), local
+
         told = [now] if self.news and news else []
         effects = [] if expect is None else [expect]
         if self.has("flux"):
             effects.append(flux)
         effects += told if self.has("news before the record") else []
         effects.append(put)
-        if not (left_in_flux and self.has("flux")):
-            effects.append(token)
+        effects.append(left if left_in_flux and self.has("flux") else token)
         effects += [] if self.has("news before the record") else told
         return self.locked(me, name, effects)
+
+    def under_way(self, host: Host) -> int:
+        """How many writes are left in flux."""
+        return int(host.token[2]) if in_flux(host.token) and self.has("all writes in flux") else 0
+
+    def renewed(self, host: Host, token: str, ended: int = 0) -> Any:
+        """The token after a change that is over; it says so if other writes are left in flux."""
+        others = self.under_way(host) - ended
+        return (WRITING, token, others) if others > 0 else token
 
     def settle(self, me: int, name: str) -> list[Step]:
         """The end of a write in flux; whether nobody wrote meanwhile."""
 
         def effect(host: Host, local: Local) -> tuple[Host, Local]:
-            mine = host.token == (WRITING, name) or not self.has("flux")
-            token = name if mine else f"{name}-other"
+            mine = host.token == (WRITING, name, 1) or not self.has("flux")
+            token = name if mine else self.renewed(host, f"{name}-other", ended=1)
             news = f"n-{name}-settled" if self.news else host.news
             return host._replace(token=token, news=news), local._replace(mine=mine)
 

@@ -16,9 +16,9 @@ from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
 from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
+from cachekit.model.storable import READABLE_TYPES, refuse_unstorable
 from cachekit.model.types import FOREVER, NO_TAGS
-from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
-from cachekit.runtime.clock import Clock
+from cachekit.runtime.clock import Clock, source_of
 from cachekit.serialization.parts import too_large
 from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens
@@ -57,7 +57,7 @@ class Entries:
         self._store = store
         self._serializer = serializer
         self._signed = signed
-        self._clock = clock
+        self._clock = source_of(clock)
         self._longest = longest
         self._counter = counter
 

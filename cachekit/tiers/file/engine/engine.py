@@ -17,9 +17,9 @@ from typing import Final, NamedTuple, NoReturn, TypeAlias, cast, final
 from cachekit.errors import CacheClosedError, ValueTooLargeError
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
-from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.clock import Clock, SystemClock, source_of
 from cachekit.serialization.parts import Payload
-from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
+from cachekit.tiers.fences import EPOCH, ONE_WRITE, WRITING, SharedFence, TagTokens
 from cachekit.tiers.file.descriptor_budget import Fixed, descriptors
 from cachekit.tiers.file.engine import control_block, fence_tokens, large_records
 from cachekit.tiers.file.engine.directory import USERS, open_directory
@@ -89,8 +89,8 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_effects", "_fixed", "_folder", "_hash_of", "_large", "_last_stats",
-        "_shard_shift", "_shards", "_time", "_users", "exposure", "geometry", "largest", "locations",
+        "__weakref__", "_clock", "_closed", "_effects", "_fixed", "_folder", "_hash_of", "_large",
+        "_last_stats", "_shard_shift", "_shards", "_users", "exposure", "geometry", "largest", "locations",
         "path", "surely_fits", "tokens",
     )  # fmt: skip
 
@@ -127,7 +127,7 @@ class Engine:
         self._closed = False
         self._effects = effects
         self._last_stats: EngineStats | None = None
-        self._time = (SystemClock() if clock is None else clock).time
+        self._clock = source_of(SystemClock() if clock is None else clock)
         self._shards: tuple[Shard, ...] = ()
         self._large = LargeRoom((), geometry)
         self._fixed: Fixed | None = None
@@ -166,7 +166,7 @@ class Engine:
     def get(self, key: str) -> Record | None:
         """Return the live record of a key, or None."""
         octets, hashed, shard, _ = self.locations.get(key) or self.locate(key)
-        return shard.get(hashed, octets, self._time())
+        return shard.get(hashed, octets, self._clock.time())
 
     def look(self, key: str) -> tuple[SharedFence, Record] | None:
         """Return the live record of a key, and a fence that was taken before it was read; or None.
@@ -183,7 +183,7 @@ class Engine:
         token = words[bucket]
         if token & WRITING:
             token = self.token(key)
-        record = shard.get(hashed, octets, self._time())
+        record = shard.get(hashed, octets, self._clock.time())
         return None if record is None else (SharedFence(tokens, key, bucket, token, epoch), record)
 
     def keys(self, pattern: re.Pattern[str] | None = None) -> Iterator[str]:
@@ -192,7 +192,7 @@ class Engine:
         An entry that is stored, removed or moved during the scan may be missing, or come twice.
         """
         for shard in self._open_shards():
-            for key in shard.scan(self._time()):
+            for key in shard.scan(self._clock.time()):
                 if pattern is None or pattern.match(key):
                     yield key
 
@@ -286,12 +286,12 @@ class Engine:
             )
         )
         token = fresh()
-        last = WRITING if in_progress else 0
+        left = ONE_WRITE if in_progress else 0
         stored: bool | None
         if isinstance(record, bytes) or record.size <= self._large.most_own:
-            stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, last)
+            stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, left)
         else:
-            stored = self._put_aside(shard, record, hashed, octets, bucket, token, expect, last)
+            stored = self._put_aside(shard, record, hashed, octets, bucket, token, expect, left)
         # None: called within another write of this thread, after which it will be stored.
         return None if stored is False else token
 
@@ -333,7 +333,7 @@ class Engine:
             # mypy joins the union's types
             outcome = cast(
                 "Record | bool | None",
-                shard.lock.run(shard.add, hashed, octets, record, bucket, expect, self._time()),
+                shard.lock.run(shard.add, hashed, octets, record, bucket, expect, self._clock.time()),
             )
         else:
             outcome = self._add_aside(shard, record, hashed, octets, bucket, expect)
@@ -379,7 +379,7 @@ class Engine:
             # mypy joins the union's types
             outcome = cast(
                 "Record | bool | None",
-                shard.lock.run(shard.create, hashed, octets, record, bucket, token, self._time()),
+                shard.lock.run(shard.create, hashed, octets, record, bucket, token, self._clock.time()),
             )
         else:
             outcome = self._create_aside(shard, record, hashed, octets, bucket, token)
@@ -394,7 +394,7 @@ class Engine:
         bucket: int,
         token: int,
         expect: int | None,
-        last: int,
+        left: int,
     ) -> bool:
         """Do as `Shard.put` for a record that is written without the lock."""
         if expect is not None and shard.tokens.words[bucket] != expect:
@@ -402,16 +402,16 @@ class Engine:
         try:
             if not large_records.is_nested(self._shards):
                 with large_records.written_aside(self._shards, shard, self._large, record, hashed):
-                    return shard.lock.run(shard.put, hashed, record, bucket, token, expect, last) is not False
+                    return shard.lock.run(shard.put, hashed, record, bucket, token, expect, left) is not False
         except RemovedError:
             return True  # as if it had been stored before the directory was emptied
         except BaseException:
             # As in Shard.put(): a write that failed still invalidates. A token is not used twice.
             if expect is None:
-                shard.lock.run(shard.delete, hashed, key, bucket, fresh(), last, self._time())
+                shard.lock.run(shard.delete, hashed, key, bucket, fresh(), 0, self._clock.time())
             raise
         # Within another write of this thread it cannot be written, because that one has a lock.
-        shard.lock.run(shard.delete, hashed, key, bucket, token, last, self._time())
+        shard.lock.run(shard.delete, hashed, key, bucket, token, left, self._clock.time())
         return True
 
     def _add_aside(
@@ -420,12 +420,12 @@ class Engine:
         """Do as `Shard.add` for a record that is written without the lock."""
         if shard.tokens.words[bucket] != expect or large_records.is_nested(self._shards):
             return False
-        there = shard.get(hashed, key, self._time())
+        there = shard.get(hashed, key, self._clock.time())
         if there is not None:
             return there
         try:
             with large_records.written_aside(self._shards, shard, self._large, record, hashed):
-                outcome = shard.lock.run(shard.add, hashed, key, record, bucket, expect, self._time())
+                outcome = shard.lock.run(shard.add, hashed, key, record, bucket, expect, self._clock.time())
                 return cast("Record | bool | None", outcome)
         except RemovedError:
             return False
@@ -436,12 +436,12 @@ class Engine:
         """Do as `Shard.create` for a record that is written without the lock."""
         if large_records.is_nested(self._shards):
             return None
-        there = shard.get(hashed, key, self._time())
+        there = shard.get(hashed, key, self._clock.time())
         if there is not None:
             return there
         try:
             with large_records.written_aside(self._shards, shard, self._large, record, hashed):
-                outcome = shard.lock.run(shard.create, hashed, key, record, bucket, token, self._time())
+                outcome = shard.lock.run(shard.create, hashed, key, record, bucket, token, self._clock.time())
                 return cast("Record | bool | None", outcome)
         except RemovedError:
             return True  # as if it had been stored before the directory was emptied
@@ -492,8 +492,8 @@ class Engine:
         """Remove a key and change its token; return whether the key was there, and the token."""
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         token = fresh()
-        last = WRITING if in_progress else 0
-        removed = shard.lock.run(shard.delete, hashed, octets, bucket, token, last, self._time())
+        left = ONE_WRITE if in_progress else 0
+        removed = shard.lock.run(shard.delete, hashed, octets, bucket, token, left, self._clock.time())
         return bool(removed), token
 
     def delete_many(self, keys: Iterable[str]) -> list[str]:
@@ -504,7 +504,7 @@ class Engine:
             by_shard.setdefault(shard, []).append((key, hashed, octets, bucket))
         removed: list[str] = []
         for shard, places in by_shard.items():
-            shard.lock.run(shard.delete_many, places, self._time(), removed)
+            shard.lock.run(shard.delete_many, places, self._clock.time(), removed)
         return removed
 
     def delete_if(self, key: str, expect: int, *, in_progress: bool = False) -> tuple[bool, int] | None:
@@ -513,14 +513,15 @@ class Engine:
         if expect & WRITING:
             return None
         token = fresh()
-        last = WRITING if in_progress else 0
-        outcome = shard.lock.run(shard.delete_if, hashed, octets, bucket, token, expect, last, self._time())
+        left = ONE_WRITE if in_progress else 0
+        now = self._clock.time()
+        outcome = shard.lock.run(shard.delete_if, hashed, octets, bucket, token, expect, left, now)
         # None: called within another write of this thread, after which it will be done.
         done, removed = (True, False) if outcome is None else outcome
         return (removed, token) if done else None
 
     def finish_write(self, key: str, token: int) -> bool:
-        """End a write that was left in progress; tell whether no other write came in between.
+        """End a write that was left in progress; tell whether it overlapped with no other one.
 
         If so, `token` is the key's from now on.
         """
@@ -538,7 +539,7 @@ class Engine:
         not grow with the entries, and no lock is held for more than a thousand of them.
         """
         self.renew_tokens()
-        removed = sum([shard.delete_matching(pattern, self._time()) for shard in self._open_shards()])
+        removed = sum([shard.delete_matching(pattern, self._clock.time()) for shard in self._open_shards()])
         self.renew_tokens()
         return removed
 
@@ -555,7 +556,7 @@ class Engine:
 
     def remove_expired(self) -> int:
         """Remove records that are expired, or have an invalidated tag; return how many."""
-        return sum([shard.remove_expired(self._time()) for shard in self._open_shards()])
+        return sum([shard.remove_expired(self._clock.time()) for shard in self._open_shards()])
 
     def tick(self) -> None:
         """Release files that other processes removed: until then, the disk does not get their blocks back."""

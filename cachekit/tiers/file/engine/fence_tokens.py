@@ -6,18 +6,23 @@ holder of a copy compares the word of all changes first. Only if that has change
 the copy. Bit 63, WRITING, says that a write is under way: what is read now must not be copied elsewhere. A
 key's token changes under the lock of its shard, which has a slice of the table. Tags' tokens change without a
 lock, because records carry the tokens that were read before their value was loaded.
+
+A write of several tiers goes on after it has left the shard. Other writes of the key may begin and end before
+it does. So bits 55 to 62 count those that are in progress. The last one to end clears WRITING. If the first
+one did, a reader could copy what it finds in one tier, while another tier has the other value.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from array import array
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, final
 
-from cachekit.tiers.fences import CHANGES, EPOCH, WRITING, TagTokens
+from cachekit.tiers.fences import CHANGES, EPOCH, WRITES, WRITING, TagTokens
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
 from cachekit.tiers.file.engine.segments import write_all
@@ -30,6 +35,12 @@ _HEAD: Final = 8  # words before the first bucket
 _MOST_KNOWN: Final = 1024  # tags whose buckets are remembered, and the most bytes of each
 _LONGEST_KNOWN: Final = 256
 _ABANDONED: Final = 1.0  # seconds after which a write under way counts as abandoned
+_IN_PROGRESS: Final = re.compile(rb"[\x80-\xff]")
+
+
+def after(token: int, writes: int) -> int:
+    """Return the word of a bucket at the end of a change; `writes`, as in a word, are still in progress."""
+    return WRITING | min(writes, WRITES) | token if writes else token
 
 
 def create(folder: Folder, geometry: Geometry, effects: FileOps) -> None:
@@ -156,11 +167,17 @@ class Tokens:
 
     def renew_slice(self, shard: int, shards: int) -> None:
         """Change the tokens of all buckets of a shard, under the lock of that shard."""
+        words = self.words
         size = self._buckets // shards
         start = _HEAD + shard * size
+        renewed = array("Q", [fresh()]) * size
+        # The highest byte of a word, which is little-endian, has the WRITING bit.
+        for found in _IN_PROGRESS.finditer(words[start : start + size].tobytes()[7::8]):
+            at = found.start()
+            renewed[at] = after(renewed[at], words[start + at] & WRITES)
         # A reader may see a word half changed here. Such a token matches nothing later.
-        self.words[start : start + size] = memoryview(array("Q", [fresh()]) * size)
-        self.words[CHANGES] = fresh()
+        words[start : start + size] = memoryview(renewed)
+        words[CHANGES] = fresh()
 
     def invalidate_all_tokens(self) -> None:
         """Change every token, of tags too, so that no fence of this table stands."""

@@ -14,11 +14,11 @@ from typing import Final, final
 
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.serialization.checksum import crc32
-from cachekit.tiers.fences import CHANGES, WRITING
+from cachekit.tiers.fences import CHANGES, ONE_WRITE, WRITES, WRITING
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine import compaction, index_growth
 from cachekit.tiers.file.engine.control_block import CURSOR, ENTRIES, GENERATION, NEW, problem_of
-from cachekit.tiers.file.engine.fence_tokens import Tokens
+from cachekit.tiers.file.engine.fence_tokens import Tokens, after
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
     CRC_MASK,
@@ -315,7 +315,7 @@ class Shard:
         bucket: int,
         token: int,
         expect: int | None,
-        last: int,
+        left: int,
     ) -> bool | Again:
         """Store a record in place of the one that the key has, and change the bucket's token; under the lock.
 
@@ -325,14 +325,16 @@ class Shard:
             bucket: the word of the key's token.
             token: a fresh one.
             expect: if the bucket's token is another one, change nothing.
-            last: WRITING to leave the write in progress, or 0.
+            left: ONE_WRITE to leave the write in progress, or 0.
 
         Returns:
             False if the token was not the expected one.
         """
         tokens, words = self.tokens.words, self.words
-        if expect is not None and tokens[bucket] != expect:
+        before = tokens[bucket]
+        if expect is not None and before != expect:
             return False
+        others = before & WRITES if before & WRITING else 0
         files, size = self.files, len(record)
         try:
             index = files.writing
@@ -343,15 +345,15 @@ class Shard:
                 return self._make_room(index, stored, size)
             if files.needs_compaction:
                 self._begin_compaction()
-            tokens[bucket] = WRITING | token
+            tokens[bucket] = WRITING | others | token
             # Before a reader can find the record. It must be a number that the word never was, or a fence
             # that was compared then would seem to have been compared now.
             tokens[CHANGES] = token
             files.publish(index, stored, hashed, size)
-            tokens[bucket] = last | token
+            tokens[bucket] = after(token, others + left)
         except BaseException:
             # A write that failed still invalidates: the caller relies on the old value being gone.
-            self._remove(hashed, bucket, token, last)
+            self._remove(hashed, bucket, token, others)
             raise
         self._owed += 2 * size
         if self._owed >= _PACE:
@@ -395,18 +397,19 @@ class Shard:
         tokens, files = self.tokens.words, self.files
         for location_word in locations:
             hashed, record, bucket, token = records[-1]
+            others = self._writes(bucket)
             try:
                 # Not before the previous one is published: both may get the same free slot.
                 at = index.place(hashed)
                 if at < 0:
                     index_growth.make_room(files, index)
                     return True
-                tokens[bucket] = WRITING | token
+                tokens[bucket] = WRITING | others | token
                 tokens[CHANGES] = token  # as in put()
                 files.publish(index, (at, location_word), hashed, len(record))
-                tokens[bucket] = token
+                tokens[bucket] = after(token, others)
             except BaseException:
-                self._remove(hashed, bucket, token, 0)
+                self._remove(hashed, bucket, token, others)
                 raise
             records.pop()
             size = len(record)
@@ -503,10 +506,10 @@ class Shard:
         if self.words[CURSOR]:
             compaction.step(self.files, _SLICE, owed)
 
-    def delete(self, hashed: int, key: bytes, bucket: int, token: int, last: int, now: float) -> bool:
+    def delete(self, hashed: int, key: bytes, bucket: int, token: int, left: int, now: float) -> bool:
         """Remove a key, and change the bucket's token; True if the key was there. Under the lock."""
         there = self._get_locked(hashed, key) if self.words[GENERATION] else None
-        self._remove(hashed, bucket, token, last)
+        self._remove(hashed, bucket, token, self._writes(bucket), left)
         return there is not None and self._is_live(there, now)
 
     def delete_many(self, keys: list[tuple[str, int, bytes, int]], now: float, removed: list[str]) -> None:
@@ -516,16 +519,21 @@ class Shard:
                 removed.append(key)
 
     def delete_if(
-        self, hashed: int, key: bytes, bucket: int, token: int, expect: int, last: int, now: float
+        self, hashed: int, key: bytes, bucket: int, token: int, expect: int, left: int, now: float
     ) -> tuple[bool, bool]:
         """Do as `delete` if the token is the expected one: whether it was, and whether the key was there."""
         if self.tokens.words[bucket] != expect:
             return False, False
-        return True, self.delete(hashed, key, bucket, token, last, now)
+        return True, self.delete(hashed, key, bucket, token, left, now)
 
-    def _remove(self, hashed: int, bucket: int, token: int, last: int) -> None:
+    def _writes(self, bucket: int) -> int:
+        """Return how many writes of the bucket's keys are in progress, in units of ONE_WRITE."""
+        word: int = self.tokens.words[bucket]
+        return word & WRITES if word & WRITING else 0
+
+    def _remove(self, hashed: int, bucket: int, token: int, others: int, left: int = 0) -> None:
         tokens = self.tokens.words
-        tokens[bucket] = WRITING | token
+        tokens[bucket] = WRITING | others | token
         tokens[CHANGES] = fresh()
         # Without an index nothing was ever stored here. Making one may fail on a full disk, which must not
         # keep a caller from invalidating.
@@ -534,13 +542,13 @@ class Shard:
             at = index.find(hashed)
             if at >= 0 and index.slots[at + 1]:
                 self.files.clear_slot(index, at)
-        tokens[bucket] = last | token
+        tokens[bucket] = after(token, others + left)
 
     def finish_write(self, bucket: int, token: int, fresh: int) -> bool:
-        """End a write in progress: its token stands if no other write came in between. Under the lock."""
+        """End a write in progress: its token stands if it overlapped with no other write. Under the lock."""
         words = self.tokens.words
-        mine = bool(words[bucket] == WRITING | token)
-        words[bucket] = token if mine else fresh
+        mine = bool(words[bucket] == WRITING | ONE_WRITE | token)
+        words[bucket] = token if mine else after(fresh, max(0, self._writes(bucket) - ONE_WRITE))
         words[CHANGES] = fresh
         return mine
 
@@ -623,10 +631,11 @@ class Shard:
             # The slot may have a newer value by now. Losing that is allowed: it is a cache.
             if index.slots[at + 1]:
                 bucket, token = self.tokens.bucket(index.slots[at]), fresh()
-                words[bucket] = WRITING | token
+                others = self._writes(bucket)
+                words[bucket] = WRITING | others | token
                 words[CHANGES] = token  # as in put()
                 self.files.clear_slot(index, at)
-                words[bucket] = token
+                words[bucket] = after(token, others)
                 removed += live
         return removed
 
