@@ -78,9 +78,9 @@ class TierAccessor(Generic[T]):
     """
 
     __slots__ = (
-        "__weakref__", "_actor", "_closed", "_full_since", "_full_warned",
-        "_get_many", "_is_server", "_job", "_lookups", "_pending", "_recovered", "_refused_before",
-        "_storing", "breaker", "clock", "errors", "name", "refused", "strict", "tier", "unavailable",
+        "__weakref__", "_actor", "_closed", "_full_warned", "_get_many", "_is_server", "_job", "_lookups",
+        "_pending", "_recovered", "_refused_before", "_storing", "breaker", "clock", "errors", "is_full",
+        "name", "refused", "strict", "tier", "unavailable",
     )  # fmt: skip
 
     def __init__(
@@ -111,7 +111,8 @@ class TierAccessor(Generic[T]):
         self._pending = PendingInvalidations()
         self._job: ScheduledTask | None = None
         self._closed = False
-        self._full_since: float | None = None
+        #: Whether the last write found no room.
+        self.is_full = False
         self._full_warned: float | None = None
         self._refused_before = 0
         #: Calls that the tier failed, including those without room, and excluding probes.
@@ -140,11 +141,6 @@ class TierAccessor(Generic[T]):
     def out_for(self) -> float:
         """Seconds since the outage began; 0 without one."""
         return self.breaker.open_for
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the last write found no room."""
-        return self._full_since is not None
 
     @property
     def pending(self) -> int:
@@ -184,8 +180,8 @@ class TierAccessor(Generic[T]):
             if self.strict:
                 raise
             return UNAVAILABLE
-        if self._full_since is not None and operation in self._storing:
-            self._full_since = None
+        if self.is_full and operation in self._storing:
+            self.is_full = False
         return result
 
     def _refuse(self, operation: Callable[..., object], args: tuple[Any, ...]) -> Unavailable:
@@ -215,14 +211,13 @@ class TierAccessor(Generic[T]):
 
     def has_room(self) -> None:
         """Note that a write succeeded."""
-        self._full_since = None
+        self.is_full = False
 
     def _no_room(self, error: TierUnavailableError) -> None:
         # The breaker stays closed: reading and removing need no room.
         now = self.clock.monotonic()
         with self.breaker.lock:
-            begins = self._full_since is None
-            self._full_since = now
+            begins, self.is_full = not self.is_full, True
             warn = begins and (self._full_warned is None or now - self._full_warned >= _FULL_WARNING)
             if warn:
                 self._full_warned = now

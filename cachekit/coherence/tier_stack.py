@@ -478,10 +478,17 @@ class TierStack:
         if shared_fence is None or not shared_fence.is_current():
             return False
         files = self._files
+        begun = file.clock.monotonic()
         try:
-            if files is None:
+            if files is None or file.breaker.refuses:
                 return file.call(file.tier.add, entry.key, entry, shared_fence, fence.origin)
-            stored = file.call(files.add, entry, shared_fence, fence.origin)
+            try:
+                stored = files.add(entry, shared_fence, fence.origin)
+            except TierUnavailableError as error:
+                file.failed(error, begun)
+                if file.strict:
+                    raise
+                return UNAVAILABLE
             if file.is_full and stored is True:
                 file.has_room()
             return stored

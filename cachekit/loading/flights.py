@@ -157,6 +157,10 @@ def blocks_a_permit_holder() -> bool:
         return any(flight in mine for one in list(_permit_holders) for flight in one._ahead())
 
 
+#: In place of the value of a flight that has none.
+_NOTHING: Final = object()
+
+
 class FlightCancelled(Exception):  # noqa: N818  # a signal inside the package, which no user ever sees
     """The flight has neither a value nor an error, or must not be waited for: try again."""
 
@@ -172,17 +176,18 @@ class Flight(Generic[F]):
     __slots__ = (
         "_blocked_on",
         "_ended",
+        "_error",
         "_event",
         "_leader",
         "_loop",
         "_loop_thread",
         "_table",
+        "_value",
         "_watchers",
         "fence",
         "is_over",
         "is_unwatched",
         "key",
-        "outcome",
     )
 
     def __init__(self, table: FlightTable[F], key: str, fence: F, loop: AbstractEventLoop | None) -> None:
@@ -198,8 +203,8 @@ class Flight(Generic[F]):
         self._leader = threading.get_ident() if loop is None else None
         #: Whether the flight has a result or an exception, or was cancelled.
         self.is_over = False
-        #: The value or the error of a flight that is over; None if it was cancelled.
-        self.outcome: Outcome[Any] | None = None
+        self._value: Any = _NOTHING
+        self._error: Outcome[Any] | None = None
         #: Whether no caller of its leader's gets an error any more, so that it must be logged.
         self.is_unwatched = False
         self._ended = False
@@ -210,23 +215,23 @@ class Flight(Generic[F]):
 
     def set_result(self, value: Any) -> None:
         """Give all callers the value."""
-        self._finish(Outcome(value))
+        self._finish(value)
 
     def set_exception(self, error: Exception) -> None:
         """Give all callers the error."""
-        self._finish(Outcome(error=error))
+        self._finish(error=Outcome(error=error))
 
     def cancel(self) -> None:
         """Make all callers try again. Does nothing after `set_result` or `set_exception`."""
         if not self._ended:
-            self._finish(None)
+            self._finish()
 
     def hold_permit(self) -> None:
         """Mark the load as one that holds a permit, until the flight is over."""
         with _lock:
             _permit_holders.add(self)
 
-    def _finish(self, outcome: Outcome[Any] | None) -> None:
+    def _finish(self, value: Any = _NOTHING, error: Outcome[Any] | None = None) -> None:
         with _lock:
             # An interrupted leader calls this again, from `cancel`, and makes up for what is left to do.
             if self._table._flights.get(self.key) is self:
@@ -236,7 +241,7 @@ class Flight(Generic[F]):
             if _outrun:
                 _outrun.discard(self)
             if not self.is_over:
-                self.outcome = outcome
+                self._value, self._error = value, error
                 self.is_over = True
         if self._event is not None:
             self._event.set()
@@ -285,10 +290,18 @@ class Flight(Generic[F]):
             self.stop_waiting()
         return self._outcome()
 
+    @property
+    def outcome(self) -> Outcome[Any] | None:
+        """The value or the error of a flight that is over; None if it was cancelled."""
+        if self._value is not _NOTHING:
+            return Outcome(self._value)
+        return self._error
+
     def _outcome(self) -> Outcome[Any]:
-        if self.outcome is None:
+        outcome = self.outcome
+        if outcome is None:
             raise FlightCancelled
-        return self.outcome
+        return outcome
 
     async def wait_async(self, seconds: float | None = None) -> Outcome[Any]:
         """Wait in a task, as `wait`. Cancelling the task does not cancel the flight.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
@@ -102,9 +102,6 @@ class End(NamedTuple):
 Step: TypeAlias = Call | Blocking | Acquire | Wait | Detach | End
 Path: TypeAlias = Generator[Step, Any, T]
 
-#: The outcome of a path that has filled in its values. Only an error needs an outcome of its own.
-_DONE: Final = Outcome[Any]()
-
 
 def _not_begun(flights: Flights, why: str) -> LoadTimeoutError:
     load = "several keys" if len(flights) > 1 else shown_key(flights[0].key)
@@ -142,12 +139,12 @@ class LoadPath:
         request: LoadRequest,
         values: dict[str, Any],
         loop: AbstractEventLoop | None = None,
-    ) -> Path[Outcome[Any]]:
+    ) -> Path[Outcome[Any] | None]:
         """Load distinct keys into `values`, or wait for loads of them that are under way.
 
         Returns:
-            An outcome, for its error. A key is missing from `values` if the loader left it out, or if another
-            process has its lease and the request does not wait.
+            The error of a load that failed. A key is missing from `values` if the loader left it out, or if
+            another process has its lease and the request does not wait.
         """
         begun, options = time.monotonic(), request.options
         if self.tiers.is_beginning:
@@ -177,7 +174,7 @@ class LoadPath:
                         outcome = yield from self._run(mine, loader, request, values)
                     else:
                         outcome = yield from self._await_own(detached, mine, loader, request, begun, values)
-                    if outcome.error is not None:
+                    if outcome is not None:
                         theirs = set(map(_KEY, others))
                         own = [key for key in wanted if key not in theirs]
                         stale = self._stale(own, request, outcome.error)
@@ -208,7 +205,7 @@ class LoadPath:
                     others.pop().stop_waiting()
                 while mine:
                     mine.pop().cancel()
-        return _DONE
+        return None
 
     def _join(
         self,
@@ -241,7 +238,7 @@ class LoadPath:
         request: LoadRequest,
         begun: float,
         values: dict[str, Any],
-    ) -> Path[Outcome[Any]]:
+    ) -> Path[Outcome[Any] | None]:
         """Wait for own flights. A detached path ends these, so that `mine` is empty from now on."""
         led = tuple(mine)
         mine.clear()
@@ -267,7 +264,7 @@ class LoadPath:
         finally:
             for flight in led:
                 flight.is_unwatched = not flight.is_over
-        return _DONE
+        return None
 
     def _wait(
         self, flight: Flight[LoadFence], request: LoadRequest, begun: float, *, leading: bool = False
@@ -373,8 +370,12 @@ class LoadPath:
 
     def _run(
         self, flights: Flights, loader: Callable[..., Any], request: LoadRequest, values: dict[str, Any]
-    ) -> Path[Outcome[Any]]:
-        """Load the keys of the flights into `values`, and end these. `flights` is for this path alone."""
+    ) -> Path[Outcome[Any] | None]:
+        """Load the keys of the flights into `values`, and end these. `flights` is for this path alone.
+
+        Returns:
+            The error, or None.
+        """
         missing: Flights = []
         permit: LoadPermit | None = None
         tiers, figures = self.tiers, self.figures
@@ -419,9 +420,9 @@ class LoadPath:
             for flight in flights:
                 if flight.key in values:
                     flight.set_result(values[flight.key])
-            return _DONE
+            return None
         except FlightCancelled:  # another process has the lease
-            return _DONE
+            return None
         except Exception as error:
             if is_interrupt(error):
                 raise  # for this caller alone: the other ones try again
@@ -558,6 +559,15 @@ class LoadPath:
         if error is not None:
             self.log.add(failed_load(keys[0], error))
         return values
+
+
+def raise_error(failed: Outcome[Any] | None) -> None:
+    """Raise the error of a path that failed, as the load raised it."""
+    if failed is not None:
+        try:
+            failed.get()
+        finally:
+            del failed  # the traceback of its error refers to this frame
 
 
 def failed_load(key: str, error: BaseException) -> str:

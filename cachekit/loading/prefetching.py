@@ -483,9 +483,9 @@ class Prefetcher:
             return
         loader, request = job
         values: dict[str, Any] = {}
-        outcome = yield from self.pool.loads.path.load((key,), loader, request.unasked(False), values, loop)
-        if outcome.error is not None:
-            self.failed(key, outcome.error)
+        failed = yield from self.pool.loads.path.load((key,), loader, request.unasked(False), values, loop)
+        if failed is not None and failed.error is not None:
+            self.failed(key, failed.error)
         elif values:
             self._landed(key, True)
         else:  # another process has the lease, or all slots are taken

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.loading import read_batch
 from cachekit.loading.flights import Flight
-from cachekit.loading.path import Acquire, Blocking, Call, Detach, End, Path, Step, Wait
+from cachekit.loading.path import Acquire, Blocking, Call, Detach, End, Path, Step, Wait, raise_error
 from cachekit.loading.permits import LoadPermit
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.threads_driver import Loads
@@ -51,7 +51,7 @@ class AwaitedLoads:
 
         values: dict[str, V] = {}
         path = self.path.load((key,), loader, request, values, asyncio.get_running_loop())
-        (await self.drive(path)).get()
+        raise_error(await self.drive(path))
         return values.get(key, MISSING)  # type: ignore[return-value]  # only if the request does not wait
 
     async def load_many(
@@ -65,7 +65,7 @@ class AwaitedLoads:
 
         values: dict[str, V] = {}
         path = self.path.load(keys, loader, request.of_many(), values, asyncio.get_running_loop())
-        (await self.drive(path)).get()
+        raise_error(await self.drive(path))
         return values
 
     async def reload(self, key: str, loader: Callable[[], Awaitable[V]], request: LoadRequest) -> V:

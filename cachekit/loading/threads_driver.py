@@ -10,12 +10,11 @@ from typing import Any, TypeVar, final
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.loading.flights import Flight
-from cachekit.loading.path import Acquire, Detach, End, LoadPath, Path, Step, Wait
+from cachekit.loading.path import Acquire, Detach, End, LoadPath, Path, Step, Wait, raise_error
 from cachekit.loading.request import LoadRequest
 from cachekit.model.types import MISSING
 from cachekit.runtime.background import BackgroundCall
 from cachekit.runtime.backoff import wait_for
-from cachekit.runtime.outcome import Outcome
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -42,7 +41,7 @@ class Loads:
             Exception: what the loader raised, in this thread or another one.
         """
         values: dict[str, V] = {}
-        self.drive(self.path.load((key,), loader, request, values)).get()
+        raise_error(self.drive(self.path.load((key,), loader, request, values)))
         return values.get(key, MISSING)  # type: ignore[return-value]  # only if the request does not wait
 
     def load_many(
@@ -59,7 +58,7 @@ class Loads:
             Exception: as `load`.
         """
         values: dict[str, V] = {}
-        self.drive(self.path.load(keys, loader, request.of_many(), values)).get()
+        raise_error(self.drive(self.path.load(keys, loader, request.of_many(), values)))
         return values
 
     def reload(self, key: str, loader: Callable[[], V], request: LoadRequest) -> V:
@@ -106,7 +105,7 @@ class Loads:
         """
         # No local name for the outcome: the traceback of its error refers to this frame.
         here = lambda _, path: self.drive(path)  # noqa: E731
-        (self.path.reload(key, loader, request, here, lambda: True) or Outcome()).get()
+        raise_error(self.path.reload(key, loader, request, here, lambda: True))
 
     def close(self) -> None:
         """Begin no further load as a task, and release the leases. Loads that are under way may end."""

@@ -95,9 +95,9 @@ class _Agenda:
 
         values: dict[str, Any] = {}
         request = self._request.unasked(waits)
-        outcome = yield from self._path.load((key,), load, request, values, loop)
-        if outcome.error is not None:
-            return outcome.error
+        failed = yield from self._path.load((key,), load, request, values, loop)
+        if failed is not None:
+            return failed.error
         return called if values else None
 
 

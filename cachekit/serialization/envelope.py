@@ -95,14 +95,6 @@ class Header(NamedTuple):
     size: int  #: bytes from the start of the header to the payload
 
 
-def text(string: str) -> bytes:
-    """A key, namespace or tag as bytes; any Unicode, lone surrogates included."""
-    try:
-        return string.encode()
-    except UnicodeEncodeError:
-        return string.encode("utf-8", "surrogatepass")
-
-
 def sized(name: bytes) -> bytes:
     """A name behind its length, so that two names in a row cannot be read as two others."""
     return _LENGTH.pack(len(name)) + name
@@ -126,7 +118,7 @@ def pack_tags(tags: Mapping[str, int]) -> bytes:
             raise ValueError(
                 f"the token of tag {shown_text(tag)} must fit 64 bits unsigned, {token!r} does not"
             )
-        name = text(tag)
+        name = tag.encode("utf-8", "surrogatepass")
         pieces.append(_TAG.pack(token, len(name)))
         pieces.append(name)
     packed = b"".join(pieces)

@@ -59,7 +59,9 @@ def codec_for(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> 
 
 def _name(key: str) -> bytes:
     """The key as the seal covers it."""
-    name = envelope.text(key if type(key) is str else checked_key(key))
+    if type(key) is not str:
+        key = checked_key(key)
+    name = key.encode("utf-8", "surrogatepass")
     return pack_length(len(name)) + name
 
 
@@ -147,7 +149,7 @@ class Serializer:
         allow: Iterable[Any] = (),
         trusted: bool = False,
     ) -> None:
-        prefix = envelope.sized(envelope.text(checked_key(namespace, "namespace")))
+        prefix = envelope.sized(checked_key(namespace, "namespace").encode("utf-8", "surrogatepass"))
         allow = classes(allow)
         self._codec = codec_for(codec, allow, trusted or secret is not None)
         self._code = self._codec.code

@@ -38,6 +38,11 @@ EPOCH: Final = 2
 TagTokens: TypeAlias = tuple[tuple[int, int], ...]
 
 
+def after(token: int, writes: int) -> int:
+    """Return the word of a bucket at the end of a change; `writes`, as in a word, are still in progress."""
+    return WRITING | min(writes, WRITES) | token if writes else token
+
+
 class SharedTokens(Protocol):
     """A table of 64-bit tokens in shared memory; see `tiers.file.engine.fence_tokens`."""
 

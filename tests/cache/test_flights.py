@@ -290,9 +290,9 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     def strike() -> None:
         raise KeyboardInterrupt
 
-    def struck(flight: Flight[Any], outcome: Outcome[Any] | None) -> None:
+    def struck(flight: Flight[Any], value: str, error: Outcome[Any] | None = None) -> None:
         monkeypatch.setattr(Flight, "_finish", finish)
-        at_line(number, traced.FLIGHTS, strike, lambda: finish(flight, outcome))
+        at_line(number, traced.FLIGHTS, strike, lambda: finish(flight, value, error))
 
     monkeypatch.setattr(Flight, "wait", announced)
     monkeypatch.setattr(Flight, "_finish", struck)

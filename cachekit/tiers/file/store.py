@@ -604,6 +604,13 @@ class FileStore:
         except CacheError:
             pass  # it is counted, and callers get it too; the next sweep tries again
 
+    def settle(self, fence: SharedFence) -> bool:
+        """End the write that returned this fence, and has just found that the directory is there."""
+        try:
+            return self._handle.engine.finish_write(fence.key, fence.token)
+        except _FAILURES as error:
+            self._fail(error)
+
     # -- the engine -------------------------------------------------------------------------------------
 
     def engine(self) -> Engine:

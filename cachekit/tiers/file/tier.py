@@ -33,7 +33,7 @@ from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.scheduler import scheduler
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compressor
-from cachekit.serialization.envelope import sized, text
+from cachekit.serialization.envelope import sized
 from cachekit.serialization.pickle_allowlist import classes
 from cachekit.serialization.serializer import codec_for
 from cachekit.serialization.signing import Signer
@@ -131,7 +131,11 @@ class FileCache:
         allow = classes(allow)
         arguments: dict[str, Any] = {"codec": codec, "compression": compression, "allow": allow}
         # A record that was moved to another namespace does not verify, nor does what another tier signed.
-        signer = None if secret is None else Signer(secret, _SIGNED_HERE + sized(text(namespace)))
+        signer = (
+            None
+            if secret is None
+            else Signer(secret, _SIGNED_HERE + sized(namespace.encode("utf-8", "surrogatepass")))
+        )
         compressor = Compressor(compression)
         codecs = (
             RecordCodec(codec_for(codec, allow, secret is not None), compressor, signer),
@@ -290,7 +294,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed. No copy is trusted until another write settles the key.
         """
-        return self._store.change(Engine.finish_write, fence.key, fence.token)
+        return self._store.settle(fence)
 
     # -- writing ----------------------------------------------------------------------------------------
 

@@ -7,12 +7,16 @@ answer to another one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from operator import is_
 from typing import Any, Final, TypeAlias
 
 #: Returns whether this can be the answer to a command.
 Check: TypeAlias = Callable[[Any], bool]
 
 _MOST: Final = 1 << 63
+#: Returns whether it is None. In C, because each write asks it.
+is_nothing: Final[Check] = partial(is_, None)
 #: Digits of seconds since the epoch.
 MOST_SECONDS: Final = 12
 _SLOTS: Final = 1 << 14  # of a Cluster
@@ -37,11 +41,6 @@ def is_count(answer: object) -> bool:
 def is_count_or_nothing(answer: object) -> bool:
     """Return whether it is a number of things, or None."""
     return answer is None or is_count(answer)
-
-
-def is_nothing(answer: object) -> bool:
-    """Return whether it is None."""
-    return answer is None
 
 
 def is_flag(answer: object) -> bool:

@@ -31,6 +31,7 @@ from cachekit.tiers.file.engine.format import (
     Geometry,
     LargeRecord,
     Record,
+    bucket_of,
     hasher,
     record_parts,
     record_size,
@@ -89,9 +90,9 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_clock", "_closed", "_effects", "_fixed", "_folder", "_hash_of", "_large",
-        "_last_stats", "_shard_shift", "_shards", "_users", "exposure", "geometry", "largest", "locations",
-        "path", "surely_fits", "tokens",
+        "__weakref__", "_bucket_shift", "_clock", "_closed", "_effects", "_fixed", "_folder", "_hash_of",
+        "_large", "_last_stats", "_shard_shift", "_shards", "_users", "exposure", "geometry", "largest",
+        "locations", "path", "surely_fits", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +142,7 @@ class Engine:
             most_mapped = descriptors.limit()
             # With one shard the shift is 64, and every hash belongs to shard 0.
             self._shard_shift = 64 - geometry.shard_bits
+            self._bucket_shift = geometry.bucket_shift
             for number in range(geometry.shards):
                 self._shards += (
                     Shard(
@@ -685,7 +687,7 @@ class Engine:
         octets = key.encode("utf-8", "surrogatepass")
         hashed = self._hash_of(octets)
         shard = shards[hashed >> self._shard_shift]
-        found = (octets, hashed, shard, shard.tokens.bucket(hashed))
+        found = (octets, hashed, shard, bucket_of(hashed, self._bucket_shift))
         if len(octets) <= _LONGEST_LOCATED:
             if len(locations) >= MOST_LOCATIONS:
                 locations.clear()

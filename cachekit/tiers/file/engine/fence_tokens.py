@@ -22,25 +22,19 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, final
 
-from cachekit.tiers.fences import CHANGES, EPOCH, WRITES, WRITING, TagTokens
+from cachekit.tiers.fences import CHANGES, EPOCH, WRITES, WRITING, TagTokens, after
 from cachekit.tiers.file.engine.file_ops import FileOps
-from cachekit.tiers.file.engine.format import FORMAT, Geometry
+from cachekit.tiers.file.engine.format import FORMAT, TOKENS_HEAD, Geometry
 from cachekit.tiers.file.engine.segments import write_all
 from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.fresh_tokens import fresh
 
 NAME: Final = "tokens"
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
-_HEAD: Final = 8  # words before the first bucket
 _MOST_KNOWN: Final = 1024  # tags whose buckets are remembered, and the most bytes of each
 _LONGEST_KNOWN: Final = 256
 _ABANDONED: Final = 1.0  # seconds after which a write under way counts as abandoned
 _IN_PROGRESS: Final = re.compile(rb"[\x80-\xff]")
-
-
-def after(token: int, writes: int) -> int:
-    """Return the word of a bucket at the end of a change; `writes`, as in a word, are still in progress."""
-    return WRITING | min(writes, WRITES) | token if writes else token
 
 
 def create(folder: Folder, geometry: Geometry, effects: FileOps) -> None:
@@ -54,7 +48,7 @@ def create(folder: Folder, geometry: Geometry, effects: FileOps) -> None:
         effects.allocate(fd, geometry.tokens_size)
         tokens = array("Q", [fresh()]) * geometry.buckets
         tokens.extend([fresh() for _ in range(geometry.tag_buckets)])
-        write_all(effects.pwrite, fd, tokens.tobytes(), 8 * _HEAD)
+        write_all(effects.pwrite, fd, tokens.tobytes(), 8 * TOKENS_HEAD)
         # Magic, number of buckets, EPOCH, CHANGES. They come last: a file with the magic is complete.
         effects.pwrite(fd, array("Q", [_MAGIC, geometry.buckets, fresh(), fresh()]).tobytes(), 0)
     finally:
@@ -87,7 +81,6 @@ class Tokens:
     __slots__ = (
         "_buckets",
         "_news",
-        "_shift",
         "_suspects",
         "_tag_buckets",
         "_tag_mask",
@@ -99,20 +92,15 @@ class Tokens:
         self, folder: Folder, geometry: Geometry, effects: FileOps, *, read_only: bool = False
     ) -> None:
         view = folder.mapped(NAME, geometry.tokens_size, read_only=read_only)
-        #: All of the file, as 8-byte words; `bucket` returns which one is a key's.
+        #: All of the file, as 8-byte words; `bucket_of` returns which one is a key's.
         self.words = effects.words(view.cast("Q"))
         self._news = -1
-        self._shift = geometry.bucket_shift
         self._buckets = geometry.buckets
-        self._tag_start = _HEAD + geometry.buckets
+        self._tag_start = TOKENS_HEAD + geometry.buckets
         self._tag_mask = geometry.tag_buckets - 1
         # The buckets of tags that were used last: most entries have one of a few tags.
         self._tag_buckets: dict[str, int] = {}
         self._suspects: dict[int, tuple[int, float]] = {}
-
-    def bucket(self, hashed: int) -> int:
-        """Return which word is the token of keys with this hash."""
-        return _HEAD + (hashed >> self._shift)
 
     def of_tags(self, tags: Iterable[str]) -> TagTokens:
         """Return bucket and token of each tag, to be read before a value is loaded and stored with it."""
@@ -169,7 +157,7 @@ class Tokens:
         """Change the tokens of all buckets of a shard, under the lock of that shard."""
         words = self.words
         size = self._buckets // shards
-        start = _HEAD + shard * size
+        start = TOKENS_HEAD + shard * size
         renewed = array("Q", [fresh()]) * size
         # The highest byte of a word, which is little-endian, has the WRITING bit.
         for found in _IN_PROGRESS.finditer(words[start : start + size].tobytes()[7::8]):
@@ -183,7 +171,7 @@ class Tokens:
         """Change every token, of tags too, so that no fence of this table stands."""
         words = self.words
         words[EPOCH] = words[CHANGES] = fresh() | WRITING
-        words[_HEAD:] = memoryview(array("Q", [fresh()]) * (len(words) - _HEAD))
+        words[TOKENS_HEAD:] = memoryview(array("Q", [fresh()]) * (len(words) - TOKENS_HEAD))
 
     def is_abandoned(self, bucket: int, token: int) -> bool:
         """Tell whether this write was under way a second ago already: its writer is dead, or stopped."""

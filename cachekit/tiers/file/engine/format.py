@@ -112,6 +112,7 @@ DATA_NAME: Final = re.compile(r"[1-9a-f][0-9a-f]{0,7}-[1-9a-f][0-9a-f]{0,7}\.(se
 FORMAT: Final = 2
 
 PAGE: Final = 4096
+TOKENS_HEAD: Final = 8  # words of the tokens before the first bucket
 UNIT: Final = 32  # records begin at multiples of it
 SIGNATURE_SIZE: Final = 32
 
@@ -265,6 +266,11 @@ def pack_location(segment: int, offset: int, length: int, crc: int) -> int:
     return segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | length << LENGTH_SHIFT | crc & CRC_MASK
 
 
+def bucket_of(hashed: int, shift: int) -> int:
+    """Return which word of the tokens is that of keys with this hash; `shift` is that of the geometry."""
+    return TOKENS_HEAD + (hashed >> shift)
+
+
 def mebibytes(limit: int) -> float:
     """Return a limit in MiB, as an int if it is a whole number of them."""
     return limit / MIB if limit % MIB else limit // MIB
@@ -327,7 +333,7 @@ class Geometry:
     @property
     def tokens_size(self) -> int:
         """Bytes of the tokens file."""
-        return -(-8 * (8 + self.buckets + self.tag_buckets) // PAGE) * PAGE
+        return -(-8 * (TOKENS_HEAD + self.buckets + self.tag_buckets) // PAGE) * PAGE
 
     @property
     def table(self) -> int:

@@ -14,11 +14,11 @@ from typing import Final, final
 
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.serialization.checksum import crc32
-from cachekit.tiers.fences import CHANGES, ONE_WRITE, WRITES, WRITING
+from cachekit.tiers.fences import CHANGES, ONE_WRITE, WRITES, WRITING, after
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine import compaction, index_growth
 from cachekit.tiers.file.engine.control_block import CURSOR, ENTRIES, GENERATION, NEW, problem_of
-from cachekit.tiers.file.engine.fence_tokens import Tokens, after
+from cachekit.tiers.file.engine.fence_tokens import Tokens
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
     CRC_MASK,
@@ -35,6 +35,7 @@ from cachekit.tiers.file.engine.format import (
     Geometry,
     LargeRecord,
     Record,
+    bucket_of,
     decode_tags,
 )
 from cachekit.tiers.file.engine.index import Index
@@ -630,7 +631,7 @@ class Shard:
         for at, live in slots:
             # The slot may have a newer value by now. Losing that is allowed: it is a cache.
             if index.slots[at + 1]:
-                bucket, token = self.tokens.bucket(index.slots[at]), fresh()
+                bucket, token = bucket_of(index.slots[at], self.files.geometry.bucket_shift), fresh()
                 others = self._writes(bucket)
                 words[bucket] = WRITING | others | token
                 words[CHANGES] = token  # as in put()
