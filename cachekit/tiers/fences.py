@@ -24,23 +24,15 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
 from cachekit.model.types import CHANGES as CHANGES
 
-#: The bit of a token that says that a write is in progress: no copy of what is read now may be stored.
+#: The bit of a token that says that a write is in progress: no copy of what is read now may be stored. In the
+#: words of the files, `tiers.file.engine.flux` says what the other bits are then.
 WRITING: Final = 1 << 63
-#: One write of several steps, in the bits of a token that count them. They are 0 without the WRITING bit.
-ONE_WRITE: Final = 1 << 55
-#: All bits of that count.
-WRITES: Final = 255 * ONE_WRITE
 
 #: The index of the shared word that changes with every invalidation of tags.
 EPOCH: Final = 2
 
 #: Bucket and token of each tag of a value.
 TagTokens: TypeAlias = tuple[tuple[int, int], ...]
-
-
-def after(token: int, writes: int) -> int:
-    """Return the word of a bucket at the end of a change; `writes`, as in a word, are still in progress."""
-    return WRITING | min(writes, WRITES) | token if writes else token
 
 
 class SharedTokens(Protocol):

@@ -7,14 +7,14 @@ from array import array
 from typing import Final
 
 from cachekit.runtime import fork
-from cachekit.tiers.fences import ONE_WRITE
+from cachekit.tiers.fences import WRITING
 
-_LOW: Final = ONE_WRITE - 1
+_LOW: Final = WRITING - 1
 _DRAWN: Final = 512
 
 
 class _Source:
-    """Tokens that no process has used before: 55 random bits each.
+    """Tokens that no process has used before: 63 random bits each.
 
     Two tokens differ in many bytes, so a flipped byte does not turn one into an earlier one. They come from
     the system. `random` would repeat them after forks and seeds. Drawing many at a time costs a fifth.

@@ -81,10 +81,10 @@ def test_a_signature_covers_every_byte_of_a_record(tmp_path: Path) -> None:
             changed = bytearray(record.content)
             changed[at] ^= 1
             changed[:4] = crc32(changed[4:]).to_bytes(4, "little")
-            shard.lock.run(shard.put, hashed, bytes(changed), bucket, fresh(), None, 0)
+            shard.lock.run(shard.put, hashed, bytes(changed), bucket, fresh(), None, False)
             assert cache.get_value("k", "miss") == "miss", at
             assert cache.get("k") is None, at
-        shard.lock.run(shard.put, hashed, record.content, bucket, fresh(), None, 0)
+        shard.lock.run(shard.put, hashed, record.content, bucket, fresh(), None, False)
         assert cache.get_value("k") == "value"
 
 
@@ -122,7 +122,7 @@ def forger(cache: FileCache) -> Callable[..., None]:
         parts = record_parts(
             octets, hashed, payload, expiry, flags, 0, tags, created, stale_until, names, None
         )
-        shard.lock.run(shard.put, hashed, whole_record(parts), bucket, fresh(), None, 0)
+        shard.lock.run(shard.put, hashed, whole_record(parts), bucket, fresh(), None, False)
 
     return forge
 

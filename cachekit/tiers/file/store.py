@@ -32,7 +32,7 @@ from cachekit.runtime.clock import Clock, source_of
 from cachekit.runtime.interrupts import is_interrupt
 from cachekit.serialization.parts import Payload
 from cachekit.tiers.base import FencedEntry
-from cachekit.tiers.fences import EPOCH, ONE_WRITE, WRITING, ServerTokens, SharedFence, TagTokens
+from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, record_parts, whole_record
 from cachekit.tiers.file.engine.shard import Shard
@@ -318,9 +318,8 @@ class FileStore:
                     packed, codec.sign,
                 ))  # fmt: skip
                 token = fresh()
-                left = ONE_WRITE if in_progress else 0
                 # From inside another write of this thread it is stored after that one.
-                shard.lock.run(shard.put, hashed, record, bucket, token, None, left)
+                shard.lock.run(shard.put, hashed, record, bucket, token, None, in_progress)
         except FileNotFoundError as error:
             if checks:
                 self._fail(error)

@@ -19,7 +19,7 @@ from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock, source_of
 from cachekit.serialization.parts import Payload
-from cachekit.tiers.fences import EPOCH, ONE_WRITE, WRITING, SharedFence, TagTokens
+from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
 from cachekit.tiers.file.descriptor_budget import Fixed, descriptors
 from cachekit.tiers.file.engine import control_block, fence_tokens, large_records
 from cachekit.tiers.file.engine.directory import USERS, open_directory
@@ -288,12 +288,11 @@ class Engine:
             )
         )
         token = fresh()
-        left = ONE_WRITE if in_progress else 0
         stored: bool | None
         if isinstance(record, bytes) or record.size <= self._large.most_own:
-            stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, left)
+            stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, in_progress)
         else:
-            stored = self._put_aside(shard, record, hashed, octets, bucket, token, expect, left)
+            stored = self._put_aside(shard, record, hashed, octets, bucket, token, expect, in_progress)
         # None: called within another write of this thread, after which it will be stored.
         return None if stored is False else token
 
@@ -396,7 +395,7 @@ class Engine:
         bucket: int,
         token: int,
         expect: int | None,
-        left: int,
+        in_progress: bool,
     ) -> bool:
         """Do as `Shard.put` for a record that is written without the lock."""
         if expect is not None and shard.tokens.words[bucket] != expect:
@@ -404,16 +403,17 @@ class Engine:
         try:
             if not large_records.is_nested(self._shards):
                 with large_records.written_aside(self._shards, shard, self._large, record, hashed):
-                    return shard.lock.run(shard.put, hashed, record, bucket, token, expect, left) is not False
+                    done = shard.lock.run(shard.put, hashed, record, bucket, token, expect, in_progress)
+                    return done is not False
         except RemovedError:
             return True  # as if it had been stored before the directory was emptied
         except BaseException:
             # As in Shard.put(): a write that failed still invalidates. A token is not used twice.
             if expect is None:
-                shard.lock.run(shard.delete, hashed, key, bucket, fresh(), 0, self._clock.time())
+                shard.lock.run(shard.delete, hashed, key, bucket, fresh(), False, self._clock.time())
             raise
         # Within another write of this thread it cannot be written, because that one has a lock.
-        shard.lock.run(shard.delete, hashed, key, bucket, token, left, self._clock.time())
+        shard.lock.run(shard.delete, hashed, key, bucket, token, in_progress, self._clock.time())
         return True
 
     def _add_aside(
@@ -494,8 +494,7 @@ class Engine:
         """Remove a key and change its token; return whether the key was there, and the token."""
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         token = fresh()
-        left = ONE_WRITE if in_progress else 0
-        removed = shard.lock.run(shard.delete, hashed, octets, bucket, token, left, self._clock.time())
+        removed = shard.lock.run(shard.delete, hashed, octets, bucket, token, in_progress, self._clock.time())
         return bool(removed), token
 
     def delete_many(self, keys: Iterable[str]) -> list[str]:
@@ -515,9 +514,8 @@ class Engine:
         if expect & WRITING:
             return None
         token = fresh()
-        left = ONE_WRITE if in_progress else 0
         now = self._clock.time()
-        outcome = shard.lock.run(shard.delete_if, hashed, octets, bucket, token, expect, left, now)
+        outcome = shard.lock.run(shard.delete_if, hashed, octets, bucket, token, expect, in_progress, now)
         # None: called within another write of this thread, after which it will be done.
         done, removed = (True, False) if outcome is None else outcome
         return (removed, token) if done else None

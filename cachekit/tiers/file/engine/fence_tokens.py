@@ -7,9 +7,7 @@ the copy. Bit 63, WRITING, says that a write is under way: what is read now must
 key's token changes under the lock of its shard, which has a slice of the table. Tags' tokens change without a
 lock, because records carry the tokens that were read before their value was loaded.
 
-A write of several tiers goes on after it has left the shard. Other writes of the key may begin and end before
-it does. So bits 55 to 62 count those that are in progress. The last one to end clears WRITING. If the first
-one did, a reader could copy what it finds in one tier, while another tier has the other value.
+While writes are in progress, the other bits of a word tell how many (see `flux`).
 """
 
 from __future__ import annotations
@@ -22,7 +20,8 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, final
 
-from cachekit.tiers.fences import CHANGES, EPOCH, WRITES, WRITING, TagTokens, after
+from cachekit.tiers.fences import CHANGES, EPOCH, WRITING, TagTokens
+from cachekit.tiers.file.engine import flux
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import FORMAT, TOKENS_HEAD, Geometry
 from cachekit.tiers.file.engine.segments import write_all
@@ -162,7 +161,7 @@ class Tokens:
         # The highest byte of a word, which is little-endian, has the WRITING bit.
         for found in _IN_PROGRESS.finditer(words[start : start + size].tobytes()[7::8]):
             at = found.start()
-            renewed[at] = after(renewed[at], words[start + at] & WRITES)
+            renewed[at] = flux.after(renewed[at], flux.others_in(words[start + at]))
         # A reader may see a word half changed here. Such a token matches nothing later.
         words[start : start + size] = memoryview(renewed)
         words[CHANGES] = fresh()
@@ -174,7 +173,12 @@ class Tokens:
         words[TOKENS_HEAD:] = memoryview(array("Q", [fresh()]) * (len(words) - TOKENS_HEAD))
 
     def is_abandoned(self, bucket: int, token: int) -> bool:
-        """Tell whether this write was under way a second ago already: its writer is dead, or stopped."""
+        """Tell whether this write was under way a second ago already: its writer is dead, or stopped.
+
+        Or whether other writes have come all the time since a writer died.
+        """
+        if bucket >= TOKENS_HEAD and flux.is_old(token):
+            return True
         now = time.monotonic()
         known = self._suspects.get(bucket)
         if known is not None and known[0] == token:

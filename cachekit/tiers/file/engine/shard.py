@@ -14,9 +14,9 @@ from typing import Final, final
 
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.serialization.checksum import crc32
-from cachekit.tiers.fences import CHANGES, ONE_WRITE, WRITES, WRITING, after
+from cachekit.tiers.fences import CHANGES, WRITING
 from cachekit.tiers.file.descriptor_budget import descriptors
-from cachekit.tiers.file.engine import compaction, index_growth
+from cachekit.tiers.file.engine import compaction, flux, index_growth
 from cachekit.tiers.file.engine.control_block import CURSOR, ENTRIES, GENERATION, NEW, problem_of
 from cachekit.tiers.file.engine.fence_tokens import Tokens
 from cachekit.tiers.file.engine.file_ops import FileOps
@@ -316,7 +316,7 @@ class Shard:
         bucket: int,
         token: int,
         expect: int | None,
-        left: int,
+        in_progress: bool,
     ) -> bool | Again:
         """Store a record in place of the one that the key has, and change the bucket's token; under the lock.
 
@@ -326,7 +326,7 @@ class Shard:
             bucket: the word of the key's token.
             token: a fresh one.
             expect: if the bucket's token is another one, change nothing.
-            left: ONE_WRITE to leave the write in progress, or 0.
+            in_progress: leave the write in progress.
 
         Returns:
             False if the token was not the expected one.
@@ -335,7 +335,7 @@ class Shard:
         before = tokens[bucket]
         if expect is not None and before != expect:
             return False
-        others = before & WRITES if before & WRITING else 0
+        others = flux.others_in(before) if before & WRITING else 0
         files, size = self.files, len(record)
         try:
             index = files.writing
@@ -346,12 +346,12 @@ class Shard:
                 return self._make_room(index, stored, size)
             if files.needs_compaction:
                 self._begin_compaction()
-            tokens[bucket] = WRITING | others | token
+            tokens[bucket] = flux.during(token, others)
             # Before a reader can find the record. It must be a number that the word never was, or a fence
             # that was compared then would seem to have been compared now.
             tokens[CHANGES] = token
             files.publish(index, stored, hashed, size)
-            tokens[bucket] = after(token, others + left)
+            tokens[bucket] = flux.after(token, others, in_progress=in_progress)
         except BaseException:
             # A write that failed still invalidates: the caller relies on the old value being gone.
             self._remove(hashed, bucket, token, others)
@@ -369,7 +369,7 @@ class Shard:
             there = self._get_locked(hashed, key)
             if there is not None and self._is_live(there, now):
                 return there
-        return self.put(hashed, record, bucket, token, None, 0)
+        return self.put(hashed, record, bucket, token, None, False)
 
     def put_many(self, records: list[tuple[int, bytes, int, int]]) -> bool | Again:
         """Do as `put` for hash, record, bucket and token of several keys; under the lock.
@@ -384,7 +384,7 @@ class Shard:
             if locations:
                 again = self._publish_together(index, locations, records)
             else:
-                again = self.put(*records[-1], None, 0) is AGAIN
+                again = self.put(*records[-1], None, False) is AGAIN
                 if not again:
                     records.pop()
             if again:
@@ -398,17 +398,17 @@ class Shard:
         tokens, files = self.tokens.words, self.files
         for location_word in locations:
             hashed, record, bucket, token = records[-1]
-            others = self._writes(bucket)
+            others = flux.others_in(tokens[bucket])
             try:
                 # Not before the previous one is published: both may get the same free slot.
                 at = index.place(hashed)
                 if at < 0:
                     index_growth.make_room(files, index)
                     return True
-                tokens[bucket] = WRITING | others | token
+                tokens[bucket] = flux.during(token, others)
                 tokens[CHANGES] = token  # as in put()
                 files.publish(index, (at, location_word), hashed, len(record))
-                tokens[bucket] = after(token, others)
+                tokens[bucket] = flux.after(token, others)
             except BaseException:
                 self._remove(hashed, bucket, token, others)
                 raise
@@ -507,34 +507,29 @@ class Shard:
         if self.words[CURSOR]:
             compaction.step(self.files, _SLICE, owed)
 
-    def delete(self, hashed: int, key: bytes, bucket: int, token: int, left: int, now: float) -> bool:
+    def delete(self, hashed: int, key: bytes, bucket: int, token: int, in_progress: bool, now: float) -> bool:
         """Remove a key, and change the bucket's token; True if the key was there. Under the lock."""
         there = self._get_locked(hashed, key) if self.words[GENERATION] else None
-        self._remove(hashed, bucket, token, self._writes(bucket), left)
+        self._remove(hashed, bucket, token, flux.others_in(self.tokens.words[bucket]), in_progress)
         return there is not None and self._is_live(there, now)
 
     def delete_many(self, keys: list[tuple[str, int, bytes, int]], now: float, removed: list[str]) -> None:
         """Do as `delete` for several keys; add those that were there to `removed`. Under the lock."""
         for key, hashed, octets, bucket in keys:
-            if self.delete(hashed, octets, bucket, fresh(), 0, now):
+            if self.delete(hashed, octets, bucket, fresh(), False, now):
                 removed.append(key)
 
     def delete_if(
-        self, hashed: int, key: bytes, bucket: int, token: int, expect: int, left: int, now: float
+        self, hashed: int, key: bytes, bucket: int, token: int, expect: int, in_progress: bool, now: float
     ) -> tuple[bool, bool]:
         """Do as `delete` if the token is the expected one: whether it was, and whether the key was there."""
         if self.tokens.words[bucket] != expect:
             return False, False
-        return True, self.delete(hashed, key, bucket, token, left, now)
+        return True, self.delete(hashed, key, bucket, token, in_progress, now)
 
-    def _writes(self, bucket: int) -> int:
-        """Return how many writes of the bucket's keys are in progress, in units of ONE_WRITE."""
-        word: int = self.tokens.words[bucket]
-        return word & WRITES if word & WRITING else 0
-
-    def _remove(self, hashed: int, bucket: int, token: int, others: int, left: int = 0) -> None:
+    def _remove(self, hashed: int, bucket: int, token: int, others: int, in_progress: bool = False) -> None:
         tokens = self.tokens.words
-        tokens[bucket] = WRITING | others | token
+        tokens[bucket] = flux.during(token, others)
         tokens[CHANGES] = fresh()
         # Without an index nothing was ever stored here. Making one may fail on a full disk, which must not
         # keep a caller from invalidating.
@@ -543,13 +538,14 @@ class Shard:
             at = index.find(hashed)
             if at >= 0 and index.slots[at + 1]:
                 self.files.clear_slot(index, at)
-        tokens[bucket] = after(token, others + left)
+        tokens[bucket] = flux.after(token, others, in_progress=in_progress)
 
     def finish_write(self, bucket: int, token: int, fresh: int) -> bool:
         """End a write in progress: its token stands if it overlapped with no other write. Under the lock."""
         words = self.tokens.words
-        mine = bool(words[bucket] == WRITING | ONE_WRITE | token)
-        words[bucket] = token if mine else after(fresh, max(0, self._writes(bucket) - ONE_WRITE))
+        word: int = words[bucket]
+        mine = flux.is_alone(word, token)
+        words[bucket] = token if mine else flux.without_one(word, fresh)
         words[CHANGES] = fresh
         return mine
 
@@ -632,11 +628,11 @@ class Shard:
             # The slot may have a newer value by now. Losing that is allowed: it is a cache.
             if index.slots[at + 1]:
                 bucket, token = bucket_of(index.slots[at], self.files.geometry.bucket_shift), fresh()
-                others = self._writes(bucket)
-                words[bucket] = WRITING | others | token
+                others = flux.others_in(words[bucket])
+                words[bucket] = flux.during(token, others)
                 words[CHANGES] = token  # as in put()
                 self.files.clear_slot(index, at)
-                words[bucket] = after(token, others)
+                words[bucket] = flux.after(token, others)
                 removed += live
         return removed
 
