@@ -194,6 +194,7 @@ def test_two_writes_take_effect_one_after_the_other(other: str) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("other", BESIDE_A_SET)
 def test_two_writes_and_a_copy(other: str) -> None:
     """The same beside a third process that copies what it finds into its memory."""
