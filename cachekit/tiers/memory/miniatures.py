@@ -80,7 +80,7 @@ class Miniature:
 
     def look_up(self, key: str, part: int, now: float) -> bool:
         """Count a hit if the key is held and live; return whether."""
-        held = self._held.get(key)
+        held = self._held[key] if key in self._held else None  # not `get`, as in `store`
         if held is None:
             return False
         if held[0] <= now:
@@ -100,7 +100,7 @@ class Miniature:
     def store(self, key: str, deadline: float, weight: int, seconds: float | None = None) -> None:
         """Store an entry, which took so many seconds to load, in place of any entry under the key."""
         held, policy = self._held, self._policy
-        before = held.get(key)
+        before = held[key] if key in held else None
         if before is not None:
             if before[1] == weight:
                 held[key] = deadline, weight
@@ -390,7 +390,7 @@ class Simulation:
     def _hit(self, text: str) -> None:
         key, part = _name(text), hash(text) % _PARTS
         self._noted[part] += 1
-        known = self._known.get(key)
+        known = self._known[key] if key in self._known else None
         self._request(key, part, known or _Known(inf, 1, NO_TAGS))
 
     def _request(self, key: str, part: int, known: _Known) -> None:
@@ -433,7 +433,7 @@ class Simulation:
         seconds: float | None = None,
     ) -> None:
         key, part = _name(text), hash(text) % _PARTS
-        before = self._known.get(key)
+        before = self._known[key] if key in self._known else None
         if before is not None:
             if before.tags:
                 self._tags.unlink(key, before.tags)
