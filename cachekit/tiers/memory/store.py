@@ -185,7 +185,7 @@ class Store(RemovalMixin):
                     # Busy, so that a finalizer or signal handler cannot remove the entry here.
                     self._state = BUSY
                     now = self.time.monotonic()
-                    held = self._entries[key] if key in self._entries else None
+                    held = self._entries[key] if key in self._entries else None  # noqa: SIM401
                     if (
                         held is not None
                         and now < held.deadline
@@ -230,7 +230,7 @@ class Store(RemovalMixin):
                 before = self._state
                 try:
                     self._state = BUSY
-                    held = self._entries[key] if key in self._entries else None
+                    held = self._entries[key] if key in self._entries else None  # noqa: SIM401
                     if (
                         held is not None
                         and self.time.monotonic() < held.deadline + (held.stale if even_stale else 0.0)
@@ -337,7 +337,7 @@ class Store(RemovalMixin):
                         self._fences.break_key(key)
                     limit = self.sampled  # as is_sampled(), without its call
                     sampled = limit > 0 and hash(key) % SPREAD < limit
-                    held = self._entries[key] if key in self._entries else None
+                    held = self._entries[key] if key in self._entries else None  # noqa: SIM401
                     replaced = held is not None
                     if held is None:
                         held = MemoryEntry()
