@@ -235,7 +235,7 @@ class Soak:
             self._workers[victim] = self._start()
             self._workers[victim].orders.send(order)
         if before is not None:
-            # While the processes work. On a slow machine it takes longer than they do: first what befalls them.
+            # While the processes work, but after the kill: on a slow machine this takes longer than they do.
             self._check(before)
         self._collect(order)
         resident = [resident_bytes(worker.process) for worker in self._workers]
