@@ -408,10 +408,14 @@ def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
             assert go_on.wait(60)
             raise ValueError("y")
 
+        def fail_when_waited_for() -> None:
+            wait_until(lambda: inside.threads_waiting(cache, "y"), "the batch waits for y")
+            go_on.set()
+
         def load_a() -> list[str]:
             x = in_thread(partial(copy_context().run, cache.get_or_set, "x", str))
             wait_until(lambda: inside.waits_for(cache, "a"), "a waits for x")
-            go_on.set()
+            in_thread(fail_when_waited_for)
             with pytest.raises(ValueError, match="y"):
                 cache.get_or_set_many(list(keys), lambda keys: {}, stale_ttl=10)
             waited_for = inside.waits_for(cache, "a")

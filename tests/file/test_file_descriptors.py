@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import inside
 import pytest
@@ -20,6 +23,9 @@ from cachekit.testing.processes import in_processes
 from cachekit.tiers.file.descriptor_budget import DescriptorBudget, descriptors
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Geometry
+from cachekit.tiers.file.engine.index import Index
+from cachekit.tiers.file.engine.shard_files import ShardFiles
+from cachekit.tiers.file.engine.shard_lock import ShardLock
 
 #: As many shards as a cache of 1,000 MiB has, with smaller segments.
 MANY = Geometry(limit=32 << 20, shards=32, segment=64 << 10, buckets=1 << 12, tag_buckets=1 << 9)
@@ -204,3 +210,48 @@ def test_no_descriptor_left(tmp_path: Path) -> None:
             return [*outcomes, inside.file_breaker(cache).outages]
 
     assert in_processes(1, work) == [[True, 0]]
+
+
+def test_an_index_that_is_set_aside_at_the_end_of_a_reopening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lookup that opened the index under the lock goes on with it, whatever other threads do then."""
+    with Engine(tmp_path, geometry=MANY) as engine:
+        engine.put("k", b"v")
+        shard = engine.locate("k")[2]
+        open_index, run = ShardFiles.open_index, ShardLock.run
+        attempts = iter(range(4))
+
+        def replaced_at_first(self: ShardFiles, generation: int) -> Index:
+            if next(attempts, None) is not None:
+                raise FileNotFoundError
+            return open_index(self, generation)
+
+        def run_and_rest(self: ShardLock, operation: Callable[..., Any], *arguments: Any) -> Any:
+            result = run(self, operation, *arguments)
+            shard.rest()
+            return result
+
+        monkeypatch.setattr(ShardFiles, "open_index", replaced_at_first)
+        monkeypatch.setattr(ShardLock, "run", run_and_rest)
+        shard.rest()
+        found = engine.get("k")
+        assert found is not None
+        assert found.payload == b"v"
+        assert next(attempts, None) is None
+
+
+def test_descriptors_that_others_take_at_once(tmp_path: Path) -> None:
+    """A file is opened as long as there is something to close, also if the first that is freed is taken."""
+    with Engine(tmp_path, geometry=MANY) as engine:
+        for number in range(100):
+            engine.put(f"k{number}", b"v" * 900)
+        refusals = iter(range(3))
+
+        def opened() -> str:
+            if next(refusals, None) is not None:
+                raise OSError(errno.EMFILE, "too many")
+            return "opened"
+
+        assert descriptors.attempt(opened) == "opened"
+        assert engine.get("k0") is not None

@@ -13,6 +13,8 @@ from cachekit import IntelligentCache, LoadOptions, LoadTimeoutError, aio
 from cachekit.loading import flights
 
 HARD = LoadOptions(hard_timeout=0.01)
+#: Of loads that must end in time, however busy the machine is.
+PATIENT = LoadOptions(hard_timeout=60)
 
 
 @pytest.fixture
@@ -53,12 +55,12 @@ def test_few_loads_of_a_key(cache: IntelligentCache, backend: Backend) -> None:
     with pytest.raises(LoadTimeoutError, match="too many earlier ones"):
         cache.get_or_set_many(["a", "k"], lambda keys: dict.fromkeys(keys, backend.load()), load=HARD)
     assert backend.asked == 3
-    assert cache.get_or_set("other", lambda: 2, load=HARD) == 2
+    assert cache.get_or_set("other", lambda: 2, load=PATIENT) == 2
     assert cache.get_or_set("k", lambda: 3) == 3  # in this thread, without a limit
     cache.delete("k")
     backend.mended.set()
     wait_until(lambda: not flights._outrun, "the loads have ended")
-    assert cache.get_or_set("k", lambda: 4, load=HARD) == 4
+    assert cache.get_or_set("k", lambda: 4, load=PATIENT) == 4
 
 
 def test_few_loads_of_the_process(
@@ -103,7 +105,7 @@ def test_tasks(cache: IntelligentCache) -> None:
         mended.set()
         while flights._outrun:
             await asyncio.sleep(0)
-        assert await awaited.get_or_set("new", load, load=HARD) == 1
+        assert await awaited.get_or_set("new", load, load=PATIENT) == 1
 
     asyncio.run(calls())
 
@@ -134,4 +136,4 @@ def test_where_no_thread_can_be_started(cache: IntelligentCache, monkeypatch: py
         assert cache.get_or_set("stale", lambda: 1, stale_ttl=60, load=HARD) == 0
         assert cache.get_or_set("k", lambda: 2) == 2
     cache.delete("k")
-    assert cache.get_or_set("k", lambda: 3, load=HARD) == 3
+    assert cache.get_or_set("k", lambda: 3, load=PATIENT) == 3

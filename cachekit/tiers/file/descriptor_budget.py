@@ -97,18 +97,20 @@ class DescriptorBudget:
     def attempt(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that opens a file; if the process has no descriptor left, free some and try again.
 
+        Another thread may take what was freed, so this goes on until there is nothing left to close.
+
         Raises:
             OSError: as the function does.
         """
-        try:
-            return function(*args, **kwargs)
-        except OSError as error:
-            if error.errno not in _USED_UP:
-                raise
-            holders = self._all()
-            if not self._close(holders, max(_SPARE, sum([one.held() for one in holders]) // 2)):
-                raise
-        return function(*args, **kwargs)
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except OSError as error:
+                if error.errno not in _USED_UP:
+                    raise
+                holders = self._all()
+                if not self._close(holders, max(_SPARE, sum([one.held() for one in holders]) // 2)):
+                    raise
 
     def _all(self) -> list[Holder]:
         # list() of a dict is one step, iterating is not.

@@ -94,7 +94,7 @@ class FileStore:
             if started >= handle.fresh_until:
                 handle.for_reading()
             engine, codec = handle.opened
-            octets, hashed, shard, _ = engine.locations.get(key) or engine.locate(key)
+            octets, hashed, shard, _ = engine.locations[key] or engine.locate(key)
             record = shard.get(hashed, octets, self._clock.time())
             if record is None:
                 self._lookups.misses += 1
@@ -125,7 +125,7 @@ class FileStore:
             engine, codec = handle.opened
             locations, decode, plain = engine.locations, codec.decode, codec.plain
             for key in keys:
-                octets, hashed, shard, _ = locations.get(key) or engine.locate(key)
+                octets, hashed, shard, _ = locations[key] or engine.locate(key)
                 record = shard.get(hashed, octets, clock.time())
                 if record is None:
                     found[key] = MISSING
@@ -297,7 +297,7 @@ class FileStore:
         packed = pack_names(names, origin) if names else b""
         server_token = 0 if origin is None else origin.token
         try:
-            octets, hashed, shard, bucket = engine.locations.get(key) or engine.locate(key)
+            octets, hashed, shard, bucket = engine.locations[key] or engine.locate(key)
             tokens = shard.tokens
             # Before the write: an invalidation of a tag from here on concerns this value. The epoch comes
             # first, as in Engine.fence().
@@ -355,7 +355,7 @@ class FileStore:
             before = engine.fence("", names)  # older than the writes: its epoch and the tokens of the tags
             tags = before.tags
             for key, (flags, payload) in encoded.items():
-                octets, hashed, shard, bucket = engine.locations.get(key) or engine.locate(key)
+                octets, hashed, shard, bucket = engine.locations[key] or engine.locate(key)
                 if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
                     stored = engine.put(
                         key, payload, expiry=expiry, flags=flags, tags=tags, created=created,

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
 
 from cachekit.model.reports import LoadTimeGain, SizeEstimate
 from cachekit.model.types import NO_TAGS, CacheStrategy
+from cachekit.runtime.none_dict import NoneDict
 from cachekit.tiers.memory.entry import MemoryEntry, TagIndex
 from cachekit.tiers.memory.eviction.adaptive import SHAPES, Adaptive, Shape
 from cachekit.tiers.memory.eviction.base import EvictionPolicy, WeighsEntries
@@ -62,7 +63,7 @@ class Miniature:
         self._weigh = policy.weigh if isinstance(policy, WeighsEntries) else None
         self.capacity = capacity
         self.limit = limit
-        self._held: dict[str, tuple[float, int]] = {}
+        self._held: NoneDict[str, tuple[float, int]] = NoneDict()
         self._weight = 0
         #: By part of the sample.
         self.hits = [0] * _PARTS
@@ -80,7 +81,7 @@ class Miniature:
 
     def look_up(self, key: str, part: int, now: float) -> bool:
         """Count a hit if the key is held and live; return whether."""
-        held = self._held.get(key)
+        held = self._held[key]
         if held is None:
             return False
         if held[0] <= now:
@@ -100,7 +101,7 @@ class Miniature:
     def store(self, key: str, deadline: float, weight: int, seconds: float | None = None) -> None:
         """Store an entry, which took so many seconds to load, in place of any entry under the key."""
         held, policy = self._held, self._policy
-        before = held.get(key)
+        before = held[key]
         if before is not None:
             if before[1] == weight:
                 held[key] = deadline, weight
@@ -123,7 +124,7 @@ class Miniature:
 
     def prolong(self, key: str, deadline: float) -> None:
         """Give the entry of a key another deadline, if it is held."""
-        held = self._held.get(key)
+        held = self._held[key]
         if held is not None:
             self._held[key] = deadline, held[1]
             self._policy.prolong(key, deadline)
@@ -333,7 +334,7 @@ class Simulation:
             self.choice = ShapeChoice(size * share, self.miniatures[_SAME].limit, shape, share)
             self.choice.apply(self.miniatures)
             self.miniatures += self.choice.miniatures
-        self._known: dict[str, _Known] = {}
+        self._known: NoneDict[str, _Known] = NoneDict()
         self._tags = TagIndex()
         self._loaded = self._written = 0  # values, by whether a lookup had asked for them
         self._noted = [0] * _PARTS
@@ -390,7 +391,7 @@ class Simulation:
     def _hit(self, text: str) -> None:
         key, part = _name(text), hash(text) % _PARTS
         self._noted[part] += 1
-        known = self._known.get(key)
+        known = self._known[key]
         self._request(key, part, known or _Known(inf, 1, NO_TAGS))
 
     def _request(self, key: str, part: int, known: _Known) -> None:
@@ -420,7 +421,7 @@ class Simulation:
             miniature.hit_again(key, part, number - 1)
         if costs is not None:
             costs.miniature.hit_again(key, part, number - 1)
-            known = self._known.get(key)
+            known = self._known[key]
             costs.count_again(part, (known and known.seconds) or 0.0, number - 1)
 
     def _put(
@@ -433,7 +434,7 @@ class Simulation:
         seconds: float | None = None,
     ) -> None:
         key, part = _name(text), hash(text) % _PARTS
-        before = self._known.get(key)
+        before = self._known[key]
         if before is not None:
             if before.tags:
                 self._tags.unlink(key, before.tags)

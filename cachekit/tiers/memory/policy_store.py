@@ -272,7 +272,7 @@ class PolicyStore(Store):
             self._report_hits()
         self._unsure = True
         entries, weight = self._entries, held.weight
-        old: Any = entries.get(key)
+        old: Any = entries[key] if key in entries else None  # noqa: SIM401
         live = -inf if old is None else old.deadline
         if old is None:
             if len(entries) >= self.max_size or self._weight + weight + self._of_tags(held) > self._limit:

@@ -18,6 +18,7 @@ from cachekit.errors import CacheClosedError, ValueTooLargeError
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock, source_of
+from cachekit.runtime.none_dict import NoneDict
 from cachekit.serialization.parts import Payload
 from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
 from cachekit.tiers.file.descriptor_budget import Fixed, descriptors
@@ -120,7 +121,7 @@ class Engine:
         self._users = directory.users
         self._hash_of = hasher(directory.salt)
         #: What `locate` returned for keys that were used last.
-        self.locations: dict[str, Location] = {}
+        self.locations: NoneDict[str, Location] = NoneDict()
         #: Bytes of key, names and payload that fit into every shard, without a closer look.
         self.surely_fits = geometry.segment >> 3
         #: Bytes that no record has; most shards take less.
@@ -167,7 +168,7 @@ class Engine:
 
     def get(self, key: str) -> Record | None:
         """Return the live record of a key, or None."""
-        octets, hashed, shard, _ = self.locations.get(key) or self.locate(key)
+        octets, hashed, shard, _ = self.locations[key] or self.locate(key)
         return shard.get(hashed, octets, self._clock.time())
 
     def look(self, key: str) -> tuple[SharedFence, Record] | None:
@@ -175,7 +176,7 @@ class Engine:
 
         The fence covers no tags. The caller may add those of the record.
         """
-        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+        octets, hashed, shard, bucket = self.locations[key] or self.locate(key)
         # As in fence(), without its call and for no tags.
         tokens = shard.tokens
         words = tokens.words
@@ -205,7 +206,7 @@ class Engine:
 
         With the WRITING bit set, a write is under way: what is read now must not be copied elsewhere.
         """
-        _, _, shard, bucket = self.locations.get(key) or self.locate(key)
+        _, _, shard, bucket = self.locations[key] or self.locate(key)
         tokens = shard.tokens
         token: int = tokens.words[bucket]
         if token & WRITING and tokens.is_abandoned(bucket, token):
@@ -219,7 +220,7 @@ class Engine:
 
     def fence(self, key: str, names: frozenset[str] = NO_TAGS) -> SharedFence:
         """Return a fence over a key and tags, to be taken before the record, or the value, is read."""
-        _, _, shard, bucket = self.locations.get(key) or self.locate(key)
+        _, _, shard, bucket = self.locations[key] or self.locate(key)
         tokens = shard.tokens
         words = tokens.words
         # First: if a later comparison finds the same epoch, it need not compare tags. During an invalidation
@@ -278,7 +279,7 @@ class Engine:
             OSError: the disk is full, or fails. The key's record is removed.
             LockTimeoutError: nothing was changed.
         """
-        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+        octets, hashed, shard, bucket = self.locations[key] or self.locate(key)
         if expect is not None and expect & WRITING:
             return None
         form = self._form(key, payload, names, tags, sign, removes=expect is None)
@@ -320,7 +321,7 @@ class Engine:
         Raises:
             ValueTooLargeError: the record is larger than its shard of the limit, or has over 65,535 tags.
         """
-        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+        octets, hashed, shard, bucket = self.locations[key] or self.locate(key)
         if expect & WRITING:
             return False
         form = self._form(key, payload, names, tags, sign, removes=False)
@@ -367,7 +368,7 @@ class Engine:
             OSError: the disk is full, or fails. The key's record is removed.
             LockTimeoutError: nothing was changed.
         """
-        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+        octets, hashed, shard, bucket = self.locations[key] or self.locate(key)
         form = self._form(key, payload, names, tags, sign, removes=False)
         record = form(
             record_parts(
@@ -465,7 +466,7 @@ class Engine:
         Raises:
             ValueTooLargeError: the record does not fit even into an empty directory.
         """
-        octets, _, shard, _ = self.locations.get(key) or self.locate(key)
+        octets, _, shard, _ = self.locations[key] or self.locate(key)
         if len(payload) + len(names) + len(octets) <= self.surely_fits and len(tags) <= MOST_TAGS:
             return whole_record
         size = record_size(
@@ -481,7 +482,7 @@ class Engine:
 
     def refuse(self, key: str, why: str, *, removes: bool) -> NoReturn:
         """Raise ValueTooLargeError; with `removes`, remove what the key has: its caller replaces that."""
-        octets, _, shard, _ = self.locations.get(key) or self.locate(key)
+        octets, _, shard, _ = self.locations[key] or self.locate(key)
         if removes:
             self.delete(key)
         raise ValueTooLargeError(
@@ -492,7 +493,7 @@ class Engine:
 
     def delete(self, key: str, *, in_progress: bool = False) -> tuple[bool, int]:
         """Remove a key and change its token; return whether the key was there, and the token."""
-        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+        octets, hashed, shard, bucket = self.locations[key] or self.locate(key)
         token = fresh()
         removed = shard.lock.run(shard.delete, hashed, octets, bucket, token, in_progress, self._clock.time())
         return bool(removed), token
@@ -501,7 +502,7 @@ class Engine:
         """Do as `delete` for several keys, shard by shard; return those that were there."""
         by_shard: dict[Shard, list[tuple[str, int, bytes, int]]] = {}
         for key in keys:
-            octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+            octets, hashed, shard, bucket = self.locations[key] or self.locate(key)
             by_shard.setdefault(shard, []).append((key, hashed, octets, bucket))
         removed: list[str] = []
         for shard, places in by_shard.items():
@@ -510,7 +511,7 @@ class Engine:
 
     def delete_if(self, key: str, expect: int, *, in_progress: bool = False) -> tuple[bool, int] | None:
         """Do as `delete` if the key's token is the expected one, without a write in progress; else None."""
-        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+        octets, hashed, shard, bucket = self.locations[key] or self.locate(key)
         if expect & WRITING:
             return None
         token = fresh()
@@ -525,7 +526,7 @@ class Engine:
 
         If so, `token` is the key's from now on.
         """
-        _, _, shard, bucket = self.locations.get(key) or self.locate(key)
+        _, _, shard, bucket = self.locations[key] or self.locate(key)
         return bool(shard.lock.run(shard.finish_write, bucket, token, fresh()))
 
     def invalidate_tags(self, tags: Iterable[str]) -> None:
@@ -649,7 +650,7 @@ class Engine:
         self._large = LargeRoom((), self.geometry)
         self.tokens = None
         self._folder = None
-        self.locations = {}
+        self.locations = NoneDict()
         self._users.close()
 
     def before_fork(self) -> None:

@@ -18,6 +18,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final, TypeAlias, final
 
 from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.runtime.none_dict import NoneDict
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine.control_block import ALONE
@@ -63,8 +64,8 @@ class Segments:
         self._effects = effects
         self.incarnation = incarnation
         #: Those whose files had their full size a tenth of a second ago. All mapped ones are in `_known`.
-        self.mapped: dict[int, mmap.mmap] = {}
-        self._known: dict[int, mmap.mmap] = {}
+        self.mapped: NoneDict[int, mmap.mmap] = NoneDict()
+        self._known: NoneDict[int, mmap.mmap] = NoneDict()
         #: The segment that this process wrote to last, and its descriptor.
         self.writing: tuple[int, int] = _NONE
 
@@ -78,7 +79,7 @@ class Segments:
         A segment of the usual size is mapped as a whole. Of any other file, these are the record at the
         offset, or its first `most` bytes; none if the segment was removed.
         """
-        known = self._known.get(segment)
+        known = self._known[segment]
         try:
             if known is not None:
                 if known.size() < self._size:
@@ -129,7 +130,7 @@ class Segments:
 
     def distrust(self) -> None:
         """Look at the size of each segment again before it is used the next time; without the lock."""
-        self.mapped = {}
+        self.mapped = NoneDict()
 
     def held(self) -> int:
         """Return how many descriptors are open."""

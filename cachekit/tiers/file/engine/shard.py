@@ -207,11 +207,10 @@ class Shard:
                 return self.files.open_index(self.words[GENERATION])
             except (FileNotFoundError, ValueError):
                 pass  # replaced after its generation was read, or damaged
-        self.lock.run(self._reopen_locked)
-        return self.files.index
-
-    def _reopen_locked(self) -> None:
-        self.locked_index()
+        index = self.lock.run(self.locked_index)
+        # Not `files.index`, which another thread may have set aside since the lock was released. None: this
+        # thread is in an operation under the lock, so nothing sets it aside.
+        return self.files.index if index is None else index
 
     def locked_index(self) -> Index:
         """Return the index, after a step of its growth; a damaged one is dropped. Under the lock."""
@@ -238,7 +237,7 @@ class Shard:
         """Return the record at a location, from a private copy; None if it is gone or damaged."""
         segment = location_word >> SEGMENT_SHIFT
         offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
-        content: Content | None = segments.mapped.get(segment)
+        content: Content | None = segments.mapped[segment]
         if content is None:
             content, offset = segments.load(segment, offset, self._largest)
         length = location_word >> LENGTH_SHIFT & LENGTH_MASK
@@ -293,7 +292,7 @@ class Shard:
         segments, segment = self.files.index.segments, location_word >> SEGMENT_SHIFT
         at = location_word >> OFFSET_SHIFT & OFFSET_MASK
         offset = at
-        content: Content | None = segments.mapped.get(segment)
+        content: Content | None = segments.mapped[segment]
         if content is None:
             content, offset = segments.load(segment, at, _GLANCE)
         try:

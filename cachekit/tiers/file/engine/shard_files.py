@@ -709,7 +709,7 @@ class ShardFiles:
             return length
         segment = location_word >> SEGMENT_SHIFT
         offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
-        content: Content | None = index.segments.mapped.get(segment)
+        content: Content | None = index.segments.mapped[segment]
         if content is None:
             content, offset = index.segments.load(segment, offset, HEADER.size)
         try:
