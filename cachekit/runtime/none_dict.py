@@ -25,6 +25,5 @@ class NoneDict(dict[K, V]):
 
         def __getitem__(self, key: K, /) -> V | None: ...  # type: ignore[override]
 
-    def __missing__(self, key: K) -> V | None:
-        """Return None."""
-        return None
+    #: Returns None, in C. Where nothing is found, nothing is locked.
+    __missing__ = dict.get
