@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import warnings
 from typing import Final
 
 import pytest
@@ -23,3 +25,12 @@ mortal_classes = pytest.mark.skipif(KEEPS_CLASSES, reason="the free-threaded 3.1
 collected_connections = (
     [] if HAS_GIL else [pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
 )
+
+
+def collect() -> bool:
+    """Collect garbage; return True. On that build, ignore sockets that are finalized before their connections."""
+    with warnings.catch_warnings():
+        if not HAS_GIL:
+            warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import inside
 import pytest
 import redis
-from free_threads import HAS_GIL
+from free_threads import collect
 from lying_server import LyingServer
 from redis._parsers import _HiredisParser, _RESP2Parser
 from redis.backoff import NoBackoff
@@ -98,11 +96,7 @@ def lying_cluster(redis_port: int) -> Iterator[LyingServer]:
     """The only node of a Cluster."""
     with LyingServer(redis_port, is_cluster=True) as server:
         yield server
-    if not HAS_GIL:
-        with warnings.catch_warnings():
-            # Or a later test would be told of sockets that are finalized before their connections.
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+    collect()  # or a later test would be told of what redis-py leaves to the collector
 
 
 @pytest.fixture
