@@ -28,7 +28,7 @@ collected_connections = (
 
 
 def collect() -> bool:
-    """Collect garbage; return True. On that build, ignore sockets that are finalized before their connections."""
+    """Collect garbage; return True. There, sockets that are finalized before their connections are no news."""
     with warnings.catch_warnings():
         if not HAS_GIL:
             warnings.simplefilter("ignore", ResourceWarning)
