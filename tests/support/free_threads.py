@@ -28,7 +28,7 @@ collected_connections = (
 
 
 def collect() -> bool:
-    """Collect garbage; return True. There, sockets that are finalized before their connections are no news."""
+    """Collect garbage; return True. That build ignores sockets that go before their connections."""
     with warnings.catch_warnings():
         if not HAS_GIL:
             warnings.simplefilter("ignore", ResourceWarning)
