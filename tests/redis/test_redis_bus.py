@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import pytest
 import redis
 from bus_notes import Notes
 from forking import in_fork
+from free_threads import collect
 from racing import in_thread
 from redis_server import RedisServer, wait_until
 
@@ -48,7 +48,7 @@ def bus_threads() -> list[threading.Thread]:
 @pytest.fixture
 def nobody_else() -> None:
     """What earlier tests left without closing it has been collected, and listens no more."""
-    wait_until(lambda: gc.collect() >= 0 and not bus_threads(), "no other test's bus listens")
+    wait_until(lambda: collect() and not bus_threads(), "no other test's bus listens")
 
 
 EVENTS: list[tuple[Callable[[RedisCache], object], list[tuple[str, Any]]]] = [

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 import redis
+from free_threads import collected_connections
 from lying_caches import CLIENTS, CLUSTERS, MAKERS, disconnect, operations, single
 from lying_server import LyingServer
 from redis_server import wait_until
@@ -20,7 +21,7 @@ from redis_server import wait_until
 import cachekit.aio
 from cachekit import CacheEntry, IntelligentCache, MemoryCache, RedisCache, TierUnavailableError
 
-pytestmark = pytest.mark.usefixtures("few_buckets")
+pytestmark = [pytest.mark.usefixtures("few_buckets"), *collected_connections]
 
 ANSWERS: dict[str, bytes] = {
     "integer": b":5\r\n",

@@ -9,6 +9,7 @@ from typing import Any
 import inside
 import pytest
 import redis
+from free_threads import HAS_GIL, collect
 from lying_server import LyingServer
 from redis._parsers import _HiredisParser, _RESP2Parser
 from redis.backoff import NoBackoff
@@ -95,6 +96,8 @@ def lying_cluster(redis_port: int) -> Iterator[LyingServer]:
     """The only node of a Cluster."""
     with LyingServer(redis_port, is_cluster=True) as server:
         yield server
+    if not HAS_GIL:
+        collect()  # or a later test would be told of what redis-py leaves to the collector
 
 
 @pytest.fixture
