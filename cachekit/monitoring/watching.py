@@ -168,6 +168,8 @@ class DirectoryWatch(Watch):
             # Imported here, under the lock: a fork must not find another thread in the middle of an import.
             from cachekit.monitoring.publishing import Publisher
 
+            if self._looks is None:
+                return  # the last cache was closed since its figures were read, and has published them
             self._totals.add([part for one in snapshots.values() for part in one.parts])
             if self._publisher is None:
                 self._publisher = Publisher(self._path)
@@ -216,6 +218,8 @@ class ServerWatch(Watch):
             # Imported here, under the lock, as in `DirectoryWatch.publish`.
             from cachekit.monitoring.server_publishing import ServerPublisher
 
+            if self._looks is None:
+                return  # as in `DirectoryWatch.publish`
             self._totals.add([part for one in snapshots.values() for part in one.parts])
             if self._publisher is None:
                 self._publisher = ServerPublisher()

@@ -16,11 +16,14 @@ from redis_server import wait_until
 from workers import Worker
 from workers import runtime as runtime
 
-from cachekit import FileCache, IntelligentCache, MemoryCache, TierUnavailableError
+from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, TierUnavailableError
+from cachekit.loading.core import CacheCore
 from cachekit.monitoring.folder import FiguresFolder
 from cachekit.monitoring.reading import HostReader
 from cachekit.monitoring.record import process_of
+from cachekit.monitoring.snapshot import Snapshot
 from cachekit.monitoring.wanted import FIGURES, LONGEST, WATCHED, is_wanted
+from cachekit.monitoring.watching import Watch
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -136,6 +139,28 @@ def test_nothing_is_written_when_no_reader_looks(
         assert not is_wanted(str(tmp_path))
         cache._watches[0].look()
         assert {file: file.stat().st_mtime_ns for file in figures.iterdir()} == before
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_look_that_meets_the_end_of_the_last_cache_begins_no_record(
+    tmp_path: Path, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The cache has published what it had to; a record after that would keep its lock file open."""
+    redis = RedisCache(url=redis_url, key_prefix=prefix)
+    with redis, FileCache(tmp_path) as file:
+        cache = IntelligentCache(MemoryCache(), redis, file)
+        watch = cache._watches[number]
+        read = watch._snapshots
+
+        def read_and_close(_: Watch) -> dict[CacheCore, Snapshot]:
+            found = read()
+            cache.close()
+            return found
+
+        monkeypatch.setattr(Watch, "_snapshots", read_and_close)
+        watch.publish()
+        assert watch._publisher is None
+        assert not (tmp_path / FIGURES).exists()
 
 
 def test_a_short_reader_ends_no_longer_one(tmp_path: Path) -> None:
