@@ -103,23 +103,25 @@ def keeps_objects(self: IntelligentCache, key: str, *args: Any, **kwargs: Any) -
     return get(self, key, *args, **kwargs)
 
 
-def keeps_bytes(self: IntelligentCache, key: str, *args: Any, **kwargs: Any) -> Any:
+def keep_now_and_then(make: Callable[[], object]) -> None:
+    """Keep one about once in a short round. If the first round kept the most, no later one would grow."""
     now = time.monotonic()
-    if not kept or now > kept[-1][0] + 0.04:  # about once a round, however fast the machine is
-        kept.append((now, b"x" * 20_000_000))
+    if not kept or (now > kept[-1][0] + 0.04 and len(kept) < 500):
+        kept.append((now, make()))
+
+
+def keeps_bytes(self: IntelligentCache, key: str, *args: Any, **kwargs: Any) -> Any:
+    keep_now_and_then(lambda: b"x" * 20_000_000)
     return get(self, key, *args, **kwargs)
 
 
 def keeps_descriptors(self: IntelligentCache, key: str, *args: Any, **kwargs: Any) -> Any:
-    if len(kept) < 500:
-        kept.append(os.open(os.devnull, os.O_RDONLY))
+    keep_now_and_then(lambda: os.open(os.devnull, os.O_RDONLY))
     return get(self, key, *args, **kwargs)
 
 
 def keeps_threads(self: IntelligentCache, key: str, *args: Any, **kwargs: Any) -> Any:
-    if len(kept) < 500:
-        kept.append(threading.Thread(target=threading.Event().wait, daemon=True))
-        kept[-1].start()
+    keep_now_and_then(threading.Thread(target=threading.Event().wait, daemon=True).start)
     return get(self, key, *args, **kwargs)
 
 
