@@ -5,9 +5,12 @@ An entry may end too soon. It never lives longer than its TTL, beyond what a clo
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
+from racing import frequent_switches, race
 
 from cachekit import FileCache, IntelligentCache, MemoryCache
 from cachekit.testing import ManualClock
@@ -50,3 +53,24 @@ def test_no_entry_outlives_its_ttl(tier: str, tmp_path: Path, subtests: pytest.S
                     assert cache.get("k") == 1
                 clock.advance(TTL / 2 + SLEW)
                 assert cache.get("k") is None
+
+
+def test_threads_that_advance_a_clock_together_lose_no_second() -> None:
+    """Without the GIL it would even go back, and what has expired would live again."""
+    clock = ManualClock(0.0)
+
+    def work() -> None:
+        for _ in range(1_000):
+            clock.advance(1)
+            clock.jump(1)
+
+    with frequent_switches():
+        race(*[work] * 4)
+    assert clock.time() == 8_000
+
+
+def test_a_clock_can_be_copied() -> None:
+    clock = ManualClock(5.0)
+    copies = [copy.deepcopy(clock), pickle.loads(pickle.dumps(clock))]
+    clock.advance(1)
+    assert [one.time() for one in copies] == [5.0, 5.0]

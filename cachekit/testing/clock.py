@@ -6,7 +6,10 @@ import mmap
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, final
+from typing import Any, ClassVar, Final, NamedTuple, final
+
+from cachekit.runtime import fork
+from cachekit.runtime.reentrant_lock import RLock
 
 _JUMPS: Final = 4_000  # the most jumps of a JumpingClock
 
@@ -15,12 +18,18 @@ _JUMPS: Final = 4_000  # the most jumps of a JumpingClock
 class ManualClock:
     """A `Clock` for tests. Wall and monotonic time move together, when `advance` is called.
 
+    Safe in any thread.
+
     Args:
         start: The first wall clock time, in seconds since the epoch. The monotonic clock starts at another
             number, so that a test finds code that confuses the two.
     """
 
     __slots__ = ("_monotonic", "_wall")
+
+    #: Of all clocks, so that one can be copied and pickled.
+    _lock: ClassVar = RLock()
+    _fork_guard: ClassVar = fork.ForkSafeLock(_lock)
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         self._wall = start
@@ -44,12 +53,14 @@ class ManualClock:
             raise ValueError(
                 f"seconds must be 0 or more, not {seconds!r}; use jump() to set the wall clock back"
             )
-        self._wall += seconds
-        self._monotonic += seconds
+        with self._lock:
+            self._wall += seconds
+            self._monotonic += seconds
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward or, with a negative number, back."""
-        self._wall += seconds
+        with self._lock:
+            self._wall += seconds
 
 
 class Span(NamedTuple):

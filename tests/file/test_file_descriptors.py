@@ -255,3 +255,19 @@ def test_descriptors_that_others_take_at_once(tmp_path: Path) -> None:
 
         assert descriptors.attempt(opened) == "opened"
         assert engine.get("k0") is not None
+
+
+def test_descriptors_that_others_use_at_this_moment() -> None:
+    """There is nothing to close until their operations end."""
+    budget = DescriptorBudget()
+    refusals = iter(range(3))
+
+    def opened() -> str:
+        if next(refusals, None) is not None:
+            raise OSError(errno.EMFILE, "too many")
+        return "opened"
+
+    assert budget.attempt(opened) == "opened"
+    refusals = iter(range(1_000_000))
+    with pytest.raises(OSError, match="too many"):
+        budget.attempt(opened)

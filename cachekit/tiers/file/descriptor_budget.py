@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import errno
 import resource
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, ParamSpec, Protocol, TypeVar, final
+
+from cachekit.runtime.backoff import pauses
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,6 +24,7 @@ T = TypeVar("T")
 _SPARE: Final = 8
 _LEAST: Final = 8
 _MOST: Final = 2048
+_PATIENCE: Final = 0.1  # seconds
 _USED_UP: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -97,11 +101,13 @@ class DescriptorBudget:
     def attempt(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that opens a file; if the process has no descriptor left, free some and try again.
 
-        Another thread may take what was freed, so this goes on until there is nothing left to close.
+        Another thread may take what was freed, so this goes on while there is something to close. What other
+        threads use at this moment cannot be closed, so it waits for them, for 0.1 s in all.
 
         Raises:
             OSError: as the function does.
         """
+        waits: Iterator[float] | None = None
         while True:
             try:
                 return function(*args, **kwargs)
@@ -109,8 +115,14 @@ class DescriptorBudget:
                 if error.errno not in _USED_UP:
                     raise
                 holders = self._all()
-                if not self._close(holders, max(_SPARE, sum([one.held() for one in holders]) // 2)):
+                if self._close(holders, max(_SPARE, sum([one.held() for one in holders]) // 2)):
+                    continue
+                if waits is None:
+                    waits = pauses(time.monotonic() + _PATIENCE)
+                pause = next(waits, None)
+                if pause is None:
                     raise
+            time.sleep(pause)
 
     def _all(self) -> list[Holder]:
         # list() of a dict is one step, iterating is not.
