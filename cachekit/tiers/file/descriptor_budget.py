@@ -101,8 +101,8 @@ class DescriptorBudget:
     def attempt(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that opens a file; if the process has no descriptor left, free some and try again.
 
-        Another thread may take what was freed, so this goes on while there is something to close. What other
-        threads use at this moment cannot be closed, so it waits for them, for 0.1 s in all.
+        Another thread may take what was freed, and what other threads use at this moment cannot be closed. So
+        this goes on for 0.1 s.
 
         Raises:
             OSError: as the function does.
@@ -114,14 +114,14 @@ class DescriptorBudget:
             except OSError as error:
                 if error.errno not in _USED_UP:
                     raise
-                holders = self._all()
-                if self._close(holders, max(_SPARE, sum([one.held() for one in holders]) // 2)):
-                    continue
                 if waits is None:
                     waits = pauses(time.monotonic() + _PATIENCE)
                 pause = next(waits, None)
                 if pause is None:
                     raise
+                holders = self._all()
+                if self._close(holders, max(_SPARE, sum([one.held() for one in holders]) // 2)):
+                    pause = 0.0
             time.sleep(pause)
 
     def _all(self) -> list[Holder]:
