@@ -98,9 +98,10 @@ class Segments:
         descriptors.make_room()
         content = descriptors.attempt(mmap.mmap, file.fd, self._size, access=mmap.ACCESS_READ)
         self._known[segment] = self.mapped[segment] = content
-        # The oldest are dropped. A reader that uses one has its own reference. list() of a dict is one step,
-        # iterating is not; and another thread may have dropped any of them by now.
-        for number in list(self._known)[: -self._most_mapped]:
+        # The oldest are dropped. A reader that uses one has its own reference. list() of the keys is one
+        # step. Iterating is not, nor is list() of the NoneDict itself without the GIL. Another thread may
+        # have dropped any of them by now.
+        for number in list(self._known.keys())[: -self._most_mapped]:
             self._forget(number)
         return content, offset
 
@@ -139,7 +140,7 @@ class Segments:
     def close_mapping(self) -> bool:
         """Close a mapping that was not used lately, but not the last one; tell whether there was one."""
         # The order is that of the last look at the size of the file.
-        numbers = list(self._known)
+        numbers = list(self._known.keys())
         if len(numbers) > 1:
             self._forget(numbers[0])
         return len(numbers) > 1
@@ -147,7 +148,7 @@ class Segments:
     def rest(self) -> None:
         """Close all descriptors until they are used again; no operation of this process is under way."""
         self.close_writer()
-        for number in list(self._known):
+        for number in list(self._known.keys()):
             self._forget(number)
 
     def _forget(self, segment: int) -> None:
@@ -260,7 +261,7 @@ class Segments:
 
     def forget_all_but(self, numbers: Collection[int]) -> None:
         """Unmap segments that other processes removed."""
-        for segment in list(self._known):
+        for segment in list(self._known.keys()):
             if segment not in numbers:
                 self._forget(segment)
         if self.writing[0] not in numbers:
