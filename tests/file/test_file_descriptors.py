@@ -241,33 +241,30 @@ def test_an_index_that_is_set_aside_at_the_end_of_a_reopening(
         assert next(attempts, None) is None
 
 
+def opened_after(refusals: int) -> Callable[[], str]:
+    """What opens a file when it has failed so many times for want of a descriptor."""
+    left = iter(range(refusals))
+
+    def opened() -> str:
+        if next(left, None) is not None:
+            raise OSError(errno.EMFILE, "too many")
+        return "opened"
+
+    return opened
+
+
 def test_descriptors_that_others_take_at_once(tmp_path: Path) -> None:
     """A file is opened as long as there is something to close, also if the first that is freed is taken."""
     with Engine(tmp_path, geometry=MANY) as engine:
         for number in range(100):
             engine.put(f"k{number}", b"v" * 900)
-        refusals = iter(range(3))
-
-        def opened() -> str:
-            if next(refusals, None) is not None:
-                raise OSError(errno.EMFILE, "too many")
-            return "opened"
-
-        assert descriptors.attempt(opened) == "opened"
+        assert descriptors.attempt(opened_after(3)) == "opened"
         assert engine.get("k0") is not None
 
 
 def test_descriptors_that_others_use_at_this_moment() -> None:
     """There is nothing to close until their operations end."""
     budget = DescriptorBudget()
-    refusals = iter(range(3))
-
-    def opened() -> str:
-        if next(refusals, None) is not None:
-            raise OSError(errno.EMFILE, "too many")
-        return "opened"
-
-    assert budget.attempt(opened) == "opened"
-    refusals = iter(range(1_000_000))
+    assert budget.attempt(opened_after(3)) == "opened"
     with pytest.raises(OSError, match="too many"):
-        budget.attempt(opened)
+        budget.attempt(opened_after(1_000_000))

@@ -131,11 +131,8 @@ class FileCache:
         allow = classes(allow)
         arguments: dict[str, Any] = {"codec": codec, "compression": compression, "allow": allow}
         # A record that was moved to another namespace does not verify, nor does what another tier signed.
-        signer = (
-            None
-            if secret is None
-            else Signer(secret, _SIGNED_HERE + sized(namespace.encode("utf-8", "surrogatepass")))
-        )
+        signed = _SIGNED_HERE + sized(namespace.encode("utf-8", "surrogatepass"))
+        signer = None if secret is None else Signer(secret, signed)
         compressor = Compressor(compression)
         codecs = (
             RecordCodec(codec_for(codec, allow, secret is not None), compressor, signer),

@@ -175,7 +175,7 @@ class Tokens:
     def is_abandoned(self, bucket: int, token: int) -> bool:
         """Tell whether this write was under way a second ago already: its writer is dead, or stopped.
 
-        Or whether other writes have come all the time since a writer died.
+        If other writes of the key have come all the time since, two seconds tell it.
         """
         if bucket >= TOKENS_HEAD and flux.is_old(token):
             return True
