@@ -659,7 +659,9 @@ class Engine:
             shard.before_fork()
 
     def after_fork(self, in_child: bool) -> None:
-        """Release the locks. The child opens its own lock files."""
+        """Release the locks. The child opens its own lock files, and has its own tables; see `NoneDict`."""
+        if in_child:
+            self.locations = NoneDict()
         for shard in reversed(self._shards):
             shard.after_fork(in_child)
 

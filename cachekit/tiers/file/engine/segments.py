@@ -64,8 +64,9 @@ class Segments:
         self._effects = effects
         self.incarnation = incarnation
         #: Those whose files had their full size a tenth of a second ago. All mapped ones are in `_known`.
-        self.mapped: NoneDict[int, mmap.mmap] = NoneDict()
-        self._known: NoneDict[int, mmap.mmap] = NoneDict()
+        self.mapped: NoneDict[int, mmap.mmap]
+        self._known: NoneDict[int, mmap.mmap]
+        self.replace_tables()
         #: The segment that this process wrote to last, and its descriptor.
         self.writing: tuple[int, int] = _NONE
 
@@ -128,6 +129,10 @@ class Segments:
         except FileNotFoundError:
             return b""
         return os.pread(file.fd, size, offset)
+
+    def replace_tables(self) -> None:
+        """Begin with no mapped segment, as in a forked child; see `NoneDict`."""
+        self.mapped, self._known = NoneDict(), NoneDict()
 
     def distrust(self) -> None:
         """Look at the size of each segment again before it is used the next time; without the lock."""

@@ -131,6 +131,7 @@ class Shard:
         if in_child:
             self.files.opening = RLock()
             self.files.forget_others_asides()
+            self.files.index.segments.replace_tables()
         else:
             self.files.opening.release()
         self.lock.after_fork(in_child)
