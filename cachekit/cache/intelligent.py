@@ -241,10 +241,16 @@ class IntelligentCache:
                     if now > self._stats.sample_due:
                         self._stats.sample(self._store, held.key)
                     return value
-        if cache_level is not _ALL or self._core.closed:
-            self._core.check(cache_level)
+        core = self._core
+        if cache_level is not _ALL or core.closed:
+            core.check(cache_level)
         name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
-        value = self._core.look_up(name, cache_level)
+        if core.memory_tier is None and cache_level is _ALL:
+            # As in look_up(), without its call.
+            core.lookups.misses += 1
+            value = core.find_below(name, _ALL)
+        else:
+            value = core.look_up(name, cache_level)
         return default if value is MISSING else value
 
     def set(

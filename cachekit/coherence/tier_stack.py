@@ -139,7 +139,7 @@ class TierStack:
             try:
                 if memory.keeps:
                     # P before T: a write or an invalidation from here on refuses the copy.
-                    value = files.promote(key, memory.put_copy, memory.fences.changes)
+                    value = files.value(key, memory.put_copy, memory.fences.changes)
                 else:
                     value = files.value(key)
             except TierUnavailableError as error:
@@ -197,11 +197,11 @@ class TierStack:
         memory = self._memory
         found: dict[str, Any] = {}
         try:
-            if memory.keeps:
-                for key in keys:
-                    found[key] = files.promote(key, memory.put_copy, memory.fences.changes)
-            else:
-                files.values(keys, found)
+            for key in keys:
+                if memory.keeps:
+                    found[key] = files.value(key, memory.put_copy, memory.fences.changes)
+                else:
+                    found[key] = files.value(key)
         except TierUnavailableError as error:
             file.failed(error, begun)
             if file.strict:

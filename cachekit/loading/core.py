@@ -84,8 +84,8 @@ class CacheCore:
 
     __slots__ = (
         "__weakref__", "_functions", "_levels", "_prefetches", "awaited", "closed", "default_ttl", "defaults",
-        "fast_paths", "hot_set", "keep_warm", "loads", "lookups", "memory", "memory_stats", "memory_tier",
-        "prefetcher", "table", "tiers",
+        "fast_paths", "find_below", "hot_set", "keep_warm", "loads", "lookups", "memory", "memory_stats",
+        "memory_tier", "prefetcher", "table", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -146,6 +146,8 @@ class CacheCore:
 
             record = PrefixRecord("cache")
             self.prefetcher = Prefetcher(self.prefetches(), prefetch, _no_job, self.lookups, record=record)
+        #: Returns what a tier below memory has.
+        self.find_below = self.tiers.find if self.prefetcher is None else self.prefetcher.find
 
     def check(self, level: CacheLevel = CacheLevel.ALL) -> None:
         """Raise CacheClosedError, TypeError or ValueError if a call to these levels cannot be served."""
@@ -185,8 +187,7 @@ class CacheCore:
         lookups = self.lookups
         value = self.memory.look_up(key, lookups) if level._value_ & MEMORY else self._skip_memory(lookups)
         if value is MISSING and self.tiers.lower:
-            find = self.tiers.find if self.prefetcher is None else self.prefetcher.find
-            value = find(key, level)
+            value = self.find_below(key, level)
         return value
 
     def look_in_memory(self, key: str, level: CacheLevel, lookups: Lookups) -> Any | Missing:

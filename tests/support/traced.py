@@ -17,6 +17,7 @@ from cachekit.tiers.redis import connection_pool
 
 #: How tiers are looked up, filled and written to.
 COHERENCE = (tier_stack, writes, file_store, engine)
+FILE_LOOKUPS = (file_store,)
 WRITES = (writes, file_store, engine, record_codec)
 ACCESS = (accessor,)
 STATISTICS = (core,)

@@ -23,8 +23,12 @@ def at_line(
     modules: ModuleType | Sequence[ModuleType],
     happens: Callable[[], object],
     work: Callable[[], object],
+    *,
+    any_line: bool = False,
 ) -> bool:
     """Run `work`; `happens` is called before the Nth line with a call that it runs in them.
+
+    With `any_line` the Nth of all lines counts: another thread or process may come in between any two.
 
     Returns:
         Whether it came to that.
@@ -38,7 +42,7 @@ def at_line(
 
     def local(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
-        if event == "line" and frame.f_lineno in files[frame.f_code.co_filename]:
+        if event == "line" and (any_line or frame.f_lineno in files[frame.f_code.co_filename]):
             left -= 1
             if left == 0:
                 sys.settrace(None)

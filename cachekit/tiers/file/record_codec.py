@@ -15,6 +15,7 @@ is read before the signature was verified.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Collection
 from math import inf
 from struct import Struct
@@ -49,7 +50,7 @@ class RecordCodec:
         signer: signs records; None if there is no secret.
     """
 
-    __slots__ = ("_codec", "_flags", "_pack", "_verify", "decode", "plain", "sign")
+    __slots__ = ("_codec", "_flags", "_pack", "_verify", "loads", "plain", "sign")
 
     def __init__(self, codec: Codec, compressor: Compressor, signer: Signer | None) -> None:
         self._codec = codec
@@ -58,9 +59,10 @@ class RecordCodec:
         #: Returns the signature of the parts of a record; None without a secret.
         self.sign = None if signer is None else signer.sign
         self._flags = codec.code | (0 if signer is None else _SIGNED)
-        #: Returns the value in a payload, if the record has the flags `plain`. Raises UnreadableError only.
-        self.decode = codec.decode
+        #: The flags of records whose payload is what a pickle codec returned; -1 if there are none.
         self.plain = codec.code if signer is None and type(codec) is PickleCodec else -1
+        #: Returns the value in such a payload. If it raises anything, `value` says what that means.
+        self.loads = pickle.loads if isinstance(codec, PickleCodec) and codec.trusted else codec.decode
 
     def encode(self, value: Any, most: int = UNBOUNDED) -> tuple[int, Payload]:
         """Return the flags and the payload for a value.

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
+from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeAlias, TypeVar, final
 
 from cachekit.errors import (
@@ -25,17 +26,34 @@ from cachekit.errors import (
 )
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, TierCounters
 from cachekit.model.display import how_to_show, shown_key
-from cachekit.model.entry import FIRST_MOMENT, CacheEntry
+from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock, source_of
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import is_interrupt, is_no_fault_of_value
+from cachekit.serialization.checksum import crc32
 from cachekit.serialization.parts import Payload
 from cachekit.tiers.base import FencedEntry
 from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
+from cachekit.tiers.file.engine.control_block import GENERATION
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, record_parts, whole_record
-from cachekit.tiers.file.engine.shard import Shard
+from cachekit.tiers.file.engine.format import (
+    CRC_MASK,
+    HEADER,
+    LENGTH_MASK,
+    LENGTH_SHIFT,
+    MOST_TAGS,
+    OFFSET_MASK,
+    OFFSET_SHIFT,
+    PAGE,
+    SEGMENT_SHIFT,
+    TAG,
+    Record,
+    decode_tags,
+    record_parts,
+    whole_record,
+)
+from cachekit.tiers.file.engine.shard import AHEAD, Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
 from cachekit.tiers.file.permissions import remedy_for
 from cachekit.tiers.file.record_codec import RecordCodec, pack_names, parse_names
@@ -44,14 +62,17 @@ from cachekit.tiers.fresh_tokens import fresh
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Keeps a copy in memory: key, value, created, TTL, tags, stale TTL, what tells changes, fence.
-Keep: TypeAlias = Callable[[str, Any, float, float, frozenset[str], float, int, SharedFence], object]
+#: Keeps a copy in memory: key, value, created, expiry, stale until, what tells changes, fence with tags.
+Keep: TypeAlias = Callable[[str, Any, float, float, float, int, SharedFence], object]
 
 #: The disk, the quota, the largest size of a file of this process, or its descriptors are exhausted. What is
 #: open is still read, and what is not can be when the process closes others.
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE})
 _PATIENCE: Final = 2.0  # seconds for which touch() retries while other callers write the key
 _PAUSE: Final = 1e-3
+_unpack_header: Final = HEADER.unpack_from
+_HEADER_SIZE: Final = HEADER.size
+_TAG_SIZE: Final = TAG.size
 _FAILURES: Final = (OSError, TierUnavailableError, FileFormatError, CacheClosedError)
 
 
@@ -84,96 +105,114 @@ class FileStore:
 
     # -- looking ----------------------------------------------------------------------------------------
 
-    # The three lookups are written out: calls between them and the engine took a third of a hit's time.
-
-    def value(self, key: str) -> Any | Missing:
-        """Return the value of the live entry; a lookup that counts."""
-        started = time.monotonic()
-        handle = self._handle
-        try:
-            if started >= handle.fresh_until:
-                handle.for_reading()
-            engine, codec = handle.opened
-            octets, hashed, shard, _ = engine.locations[key] or engine.locate(key)
-            record = shard.get(hashed, octets, self._clock.time())
-            if record is None:
-                self._lookups.misses += 1
-                return MISSING
-            content, _, start, end, flags, _, _, _, _, _ = record
-            # The slice is a copy, which costs less than a view if the record is short.
-            value = (
-                codec.decode(content[start:end])
-                if flags == codec.plain and end < PAGE
-                else codec.value(record)
-            )
-        except UnreadableError:
-            self.counter.errors += 1
-            self._lookups.misses += 1
-            return MISSING
-        except _FAILURES as error:
-            self._fail_lookup(error)
-        self._lookups.hits += 1
-        if started > self._sample_due:
-            self._time_hit(started)
-        return value
-
-    def values(self, keys: Iterable[str], found: dict[str, Any | Missing]) -> None:
-        """Do as `value` for several keys, and put each value, or MISSING, into `found`."""
-        handle, lookups, clock = self._handle, self._lookups, self._clock
-        try:
-            handle.for_reading()
-            engine, codec = handle.opened
-            locations, decode, plain = engine.locations, codec.decode, codec.plain
-            for key in keys:
-                octets, hashed, shard, _ = locations[key] or engine.locate(key)
-                record = shard.get(hashed, octets, clock.time())
-                if record is None:
-                    found[key] = MISSING
-                    lookups.misses += 1
-                    continue
-                content, _, start, end, flags, _, _, _, _, _ = record
-                try:
-                    short = flags == plain and end < PAGE
-                    found[key] = decode(content[start:end]) if short else codec.value(record)
-                    lookups.hits += 1
-                except UnreadableError:
-                    self.counter.errors += 1
-                    found[key] = MISSING
-                    lookups.misses += 1
-        except _FAILURES as error:
-            self._fail_lookup(error)
-
-    def promote(self, key: str, keep: Keep, changes: int) -> Any | Missing:
+    def value(self, key: str, keep: Keep | None = None, changes: int = 0) -> Any | Missing:
         """Return the value of the live entry, and let the memory tier keep a copy; a lookup that counts.
+
+        From the key to the value, this is written out for what most records are: short, untouched since they
+        were found, and stored by a pickle codec without a secret. Calls between the steps took a third of a
+        hit's time. All other records are left to `_find_value`, which reads them again.
 
         Args:
             key: the key.
-            keep: Stores the copy, unless memory has changed.
+            keep: Stores the copy, unless memory has changed; None for no copy.
             changes: what tells that, from before this call.
         """
         started = time.monotonic()
         handle = self._handle
+        value: Any | Missing = MISSING
+        token = 0
         try:
             if started >= handle.fresh_until:
                 handle.for_reading()
             engine, codec = handle.opened
-            # The fence is older than the record: a write between the two, or later, breaks it.
+            octets, hashed, shard, bucket = engine.locations[key] or engine.locate(key)
+            tokens = shard.tokens
+            if keep is not None:
+                # As in Engine.look(). A fence is older than the record: a write between the two, or later,
+                # breaks it.
+                epoch = tokens.words[EPOCH]
+                if epoch & WRITING:
+                    epoch = tokens.stable_epoch()
+                token = tokens.words[bucket]
+            # As in Shard.get().
+            index = shard.files.index
+            if index.generation != shard.words[GENERATION]:
+                index = shard.reopen()
+            slots, mask = index.slots, index.mask
+            at = hashed - 1 & mask
+            probes = index.probes
+            while (hash_word := slots[at]) != hashed:
+                probes -= 1
+                if not hash_word or not probes:
+                    self._lookups.misses += 1
+                    return MISSING
+                at = at + 2 & mask
+            location_word = slots[at + 1]
+            content = index.segments.mapped[location_word >> SEGMENT_SHIFT]
+            length = location_word >> LENGTH_SHIFT & LENGTH_MASK
+            if content is not None and length < PAGE and not token & WRITING:
+                # As in Shard.read().
+                offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
+                copy = content[offset : offset + length]
+                (crc, size, key_length, names, flags, tags, created, expiry, stale_until, _, _) = (
+                    _unpack_header(copy)
+                )
+                key_at = _HEADER_SIZE + _TAG_SIZE * tags
+                names_at = key_at + key_length
+                start = names_at + names
+                if (
+                    flags == codec.plain
+                    and crc32(copy[4:]) == crc
+                    and not (crc ^ location_word) & CRC_MASK
+                    and copy[key_at:names_at] == octets
+                    and created - AHEAD <= self._clock.time() < expiry
+                    and (not tags or tokens.are_current(tag_tokens := decode_tags(copy, tags)))
+                ):
+                    try:
+                        value = codec.loads(copy[start : start + size])
+                    except Exception as error:
+                        if is_no_fault_of_value(error):
+                            raise
+                    visited = index.visited
+                    if not visited[at >> 1]:
+                        visited[at >> 1] = 1
+                    if keep is not None:
+                        fence = SharedFence(tokens, key, bucket, token, epoch)
+                        if tags:
+                            # The record's own tokens of its tags: they also tell an invalidation since the
+                            # value was made.
+                            fence.tags = tag_tokens
+                            fence.names = frozenset(parse_names(copy[names_at:start]))
+        except (StructError, UnreadableError):
+            value = MISSING
+        except _FAILURES as error:
+            self._fail_lookup(error)
+        if value is MISSING:
+            return self._find_value(key, keep, changes)
+        self._lookups.hits += 1
+        if started > self._sample_due:
+            self._time_hit(started)
+        if keep is not None:
+            keep(key, value, created, expiry, stale_until, changes, fence)
+        return value
+
+    def _find_value(self, key: str, keep: Keep | None, changes: int) -> Any | Missing:
+        """Do what `value` does, with any record."""
+        started = time.monotonic()
+        handle = self._handle
+        try:
+            if started >= handle.fresh_until:
+                handle.for_reading()
+            engine, codec = handle.opened
             found = engine.look(key)
             if found is None:
                 self._lookups.misses += 1
                 return MISSING
             fence, record = found
-            content, names_at, start, end, flags, created, expiry, stale_until, _, tags = record
-            value = (
-                codec.decode(content[start:end])
-                if flags == codec.plain and end < PAGE
-                else codec.value(record)
-            )
-            if tags:
-                # The record's own tokens of its tags: they also tell an invalidation since the value was
-                # made.
-                fence.tags = tags
-                fence.names = frozenset(parse_names(content[names_at:start]))
+            value = codec.value(record)
+            if record.tags and keep is not None:
+                fence.tags = record.tags
+                fence.names = frozenset(parse_names(record.content[record.names : record.start]))
         except UnreadableError:
             self.counter.errors += 1
             self._lookups.misses += 1
@@ -183,11 +222,8 @@ class FileStore:
         self._lookups.hits += 1
         if started > self._sample_due:
             self._time_hit(started)
-        # A write is in progress; or other users may write here, and one has written a time that is none.
-        if fence.token & WRITING or not created >= FIRST_MOMENT:
-            return value
-        stale_ttl = round(stale_until - expiry, 6) if expiry < stale_until < inf else 0.0
-        keep(key, value, created, round(expiry - created, 6), fence.names, stale_ttl, changes, fence)
+        if keep is not None and not fence.token & WRITING:  # else a write is in progress
+            keep(key, value, record.created, record.expiry, record.stale_until, changes, fence)
         return value
 
     def look(self, key: str) -> FencedEntry | None:

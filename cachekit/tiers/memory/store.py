@@ -44,7 +44,7 @@ from math import inf
 from typing import Any, Final, TypeVar
 
 from cachekit.model.counters import Lookups
-from cachekit.model.entry import CacheEntry
+from cachekit.model.entry import FIRST_MOMENT, CacheEntry
 from cachekit.model.events import hashes
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Missing, RemovalCause
 from cachekit.runtime import fork
@@ -436,21 +436,24 @@ class Store(RemovalMixin):
         key: str,
         value: Any,
         created: float,
-        ttl: float,
-        tags: frozenset[str],
-        stale: float,
+        expiry: float,
+        stale_until: float,
         changes: int,
         shared_fence: SharedFence,
     ) -> None:
         """Store a copy from another tier, unless there was a write since `changes` was read; see `put`.
 
-        `created` is by the wall clock. A copy from the future counts as created now.
+        The fence names its tags. The times are by the wall clock. A copy from the future is created now.
         """
+        if not created >= FIRST_MOMENT:
+            return  # other users may write in that tier, and one has written a time that is none
         # The monotonic clock first: time that passes between the two reads shortens the life.
         now = self.time.monotonic()
         age = self.time.time() - created
-        created = now if age < 0 else now - age
-        if self.put(key, value, ttl, tags, created, changes, shared_fence, False, stale):
+        born = now if age < 0 else now - age
+        ttl = round(expiry - created, 6)
+        stale = round(stale_until - expiry, 6) if expiry < stale_until < inf else 0.0
+        if self.put(key, value, ttl, shared_fence.names, born, changes, shared_fence, False, stale):
             self.counter.promotions += 1
 
     def _put_nothing(self, key: str, fence: Fence | int | None, breaks_fences: bool) -> bool:
