@@ -88,16 +88,18 @@ class TierWrites:
         begun = file.clock.monotonic()
         try:
             # P before T: a load in progress is refused, whichever of the next steps fails.
-            memory.break_fences([key])
-            # From before the write: a copy that outlived the file's entry would hide the next one, whose
-            # load finds nothing there, and leaves T.
-            created = memory.time.monotonic()
-            shared_fence = files.write(key, value, ttl, tags, stale_ttl)
+            memory.break_fence(key)
+            if memory.keeps:
+                # From before the write: a copy that outlived the file's entry would hide the next one, whose
+                # load finds nothing there, and leaves T.
+                created = memory.time.monotonic()
+                shared_fence = files.write(key, value, ttl, tags, stale_ttl)
+                # Behind T as this write has left it: if another write came since, no hit serves this copy.
+                memory.put(key, value, ttl, tags, created, None, shared_fence, False, stale_ttl)
+            else:
+                files.write(key, value, ttl, tags, stale_ttl)
             if file.is_full:
                 file.has_room()
-            # Behind T as this write has left it: if another write came since, no hit serves this copy.
-            if memory.keeps:
-                memory.put(key, value, ttl, tags, created, None, shared_fence, False, stale_ttl)
         except TierUnavailableError as error:
             file.failed(error, begun)
             # From here on as if it was known. The breaker refuses what would wait for the tier again.

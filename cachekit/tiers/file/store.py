@@ -50,8 +50,7 @@ from cachekit.tiers.file.engine.format import (
     TAG,
     Record,
     decode_tags,
-    record_parts,
-    whole_record,
+    encoded_record,
 )
 from cachekit.tiers.file.engine.shard import AHEAD, Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
@@ -349,10 +348,10 @@ class FileStore:
                 )  # fmt: skip
                 token = 0 if stored is None else stored
             else:
-                record = whole_record(record_parts(
+                record = encoded_record(
                     octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
                     packed, codec.sign,
-                ))  # fmt: skip
+                )  # fmt: skip
                 token = fresh()
                 # From inside another write of this thread it is stored after that one.
                 shard.lock.run(shard.put, hashed, record, bucket, token, None, in_progress)
@@ -400,10 +399,10 @@ class FileStore:
                     token = 0 if stored is None else stored
                     fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
                     continue
-                record = whole_record(record_parts(
+                record = encoded_record(
                     octets, hashed, payload, expiry, flags, 0, tags, created, expiry + stale_ttl, packed,
                     codec.sign,
-                ))  # fmt: skip
+                )  # fmt: skip
                 token = fresh()
                 fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
                 by_shard.setdefault(shard, []).append((hashed, record, bucket, token))

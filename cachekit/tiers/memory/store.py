@@ -523,6 +523,16 @@ class Store(RemovalMixin):
             for key in keys:
                 self._fences.break_key(key)
 
+    def break_fence(self, key: str) -> None:
+        """Do what `break_fences` does, for one key."""
+        with self._lock:
+            if self._state == CLOSED:
+                self.refuse_if_closed()
+            # As break_key(), whose call a write without loads in progress does not need.
+            self.fences.changes += 1
+            if self._fenced:
+                self._fences.break_key(key)
+
     def copy_fence(self, key: str) -> PrivateFence:
         """Take a fence before an entry is copied from another tier, whatever its tags are."""
         with self._lock:

@@ -351,7 +351,9 @@ class Shard:
             # that was compared then would seem to have been compared now.
             tokens[CHANGES] = token
             files.publish(index, stored, hashed, size)
-            tokens[bucket] = flux.after(token, others, in_progress=in_progress)
+            tokens[bucket] = (
+                flux.after(token, others, in_progress=in_progress) if others or in_progress else token
+            )
         except BaseException:
             # A write that failed still invalidates: the caller relies on the old value being gone.
             self._remove(hashed, bucket, token, others)
