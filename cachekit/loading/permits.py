@@ -62,9 +62,10 @@ def _runs_loop() -> bool:
 class PermitPool:
     """The leases and slots of one cache. Safe in any thread, before and after a fork."""
 
-    __slots__ = ("_figures", "_leases", "_slots", "_tiers", "of_tasks")
+    __slots__ = ("_closed", "_figures", "_leases", "_slots", "_tiers", "of_tasks")
 
     def __init__(self, tiers: TierStack, figures: LoadCounters) -> None:
+        self._closed = False
         self._tiers = tiers
         #: Those of loads that are tasks.
         self.of_tasks = TaskPermits()
@@ -138,6 +139,8 @@ class PermitPool:
 
             # Atomic: of threads that load first together, all use the leases that `close` closes.
             leases = self._leases.setdefault(path, ProcessLeases(path))
+            if self._closed:  # since `close` has listed the leases, perhaps; nothing else would close these
+                leases.close()
         return leases
 
     def _slot(self, limit: int) -> Attempt:
@@ -174,7 +177,8 @@ class PermitPool:
     def close(self) -> None:
         """Release the leases of this process, and the slots of loops that have stopped."""
         self.of_tasks.release_abandoned()
-        for leases in self._leases.values():
+        self._closed = True  # first: a load that adds leases after the next line closes them itself
+        for leases in list(self._leases.values()):
             leases.close()
 
 

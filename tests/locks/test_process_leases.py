@@ -327,3 +327,24 @@ def test_first_loads_of_several_threads_share_one_descriptor(
         loads = [lambda key=key: cache.get_or_set(key, lambda: key, load=options) for key in "abcdefgh"]
         assert race(*loads) == list("abcdefgh")
     assert [file for file in open_files(tmp_path) if "lease" in str(file)] == []
+
+
+def test_leases_that_a_load_makes_while_the_cache_closes_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load has begun before, such as a refresh in the background; its file would stay open for ever."""
+    makes, go_on = threading.Event(), threading.Event()
+
+    def make(path: str) -> ProcessLeases:
+        makes.set()
+        assert go_on.wait(60)
+        return ProcessLeases(path)
+
+    monkeypatch.setattr(process_lease, "ProcessLeases", make)
+    with IntelligentCache(MemoryCache(), None, FileCache(tmp_path, 64)) as cache:
+        load = in_thread(lambda: cache.get_or_set("k", lambda: 1, load=LoadOptions(lease="process")))
+        assert makes.wait(60)
+    go_on.set()
+    with pytest.raises(CacheClosedError):
+        load()
+    assert [file for file in open_files(tmp_path) if "lease" in str(file)] == []
