@@ -14,6 +14,7 @@ from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import is_interrupt
 from cachekit.runtime.reentrant_lock import RLock
+from cachekit.tiers.file.descriptor import OpenFile
 
 if sys.platform != "win32":
     import fcntl
@@ -79,37 +80,37 @@ class _Bytes:
 
     _FLOCK: Final = struct.Struct("hhqqi0q")
 
-    __slots__ = ("_fd", "_path")
+    __slots__ = ("_file", "_path")
 
     def __init__(self, directory: str) -> None:
         self._path = os.path.join(directory, "leases.lock")
-        self._fd = -1
+        self._file: OpenFile | None = None  # closed too when a cache is dropped without `close`
 
     def place(self, key: str) -> int:
         return _hash(key) >> 2
 
     def take(self, place: int) -> bool:
-        if self._fd < 0:
-            self._fd = open_lock(self._path)
+        if self._file is None:
+            self._file = OpenFile(open_lock(self._path))
         try:
-            self._set(fcntl.F_WRLCK, place)
+            self._set(self._file, fcntl.F_WRLCK, place)
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: POSIX allows either
             return False
         return True
 
     def give(self, place: int) -> None:
-        if self._fd >= 0:
-            self._set(fcntl.F_UNLCK, place)
+        if self._file is not None and self._file.fd >= 0:  # the collector may close it before it ends a lease
+            self._set(self._file, fcntl.F_UNLCK, place)
 
-    def _set(self, kind: int, place: int) -> None:
+    def _set(self, file: OpenFile, kind: int, place: int) -> None:
         # In the order of the struct; the process id must be 0.
         flock = self._FLOCK.pack(kind, os.SEEK_SET, place, 1, 0)
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, flock)
+        fcntl.fcntl(file.fd, fcntl.F_OFD_SETLK, flock)
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 @final
@@ -118,14 +119,14 @@ class _Stripes:
 
     _COUNT: Final = 256
 
-    __slots__ = ("_directory", "_fds", "_lock", "_unlock")
+    __slots__ = ("_directory", "_files", "_lock", "_unlock")
 
     def __init__(self, directory: str) -> None:
         # Imported here, because importing filelock takes six times as long as starting Python.
         from filelock import lock_descriptor, unlock_descriptor
 
         self._directory = directory
-        self._fds: dict[int, int] = {}
+        self._files: dict[int, OpenFile] = {}
         self._lock = lock_descriptor
         self._unlock = unlock_descriptor
 
@@ -133,19 +134,20 @@ class _Stripes:
         return _hash(key) % self._COUNT
 
     def take(self, place: int) -> bool:
-        fd = self._fds.get(place)
-        if fd is None:
-            fd = self._fds[place] = open_lock(os.path.join(self._directory, f"lease-{place:02x}.lock"))
-        return self._lock(fd, blocking=False)
+        file = self._files.get(place)
+        if file is None:
+            path = os.path.join(self._directory, f"lease-{place:02x}.lock")
+            file = self._files[place] = OpenFile(open_lock(path))
+        return self._lock(file.fd, blocking=False)
 
     def give(self, place: int) -> None:
-        fd = self._fds.get(place)
-        if fd is not None:
-            self._unlock(fd)
+        file = self._files.get(place)
+        if file is not None and file.fd >= 0:  # as above
+            self._unlock(file.fd)
 
     def close(self) -> None:
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+        while self._files:
+            self._files.popitem()[1].close()
 
 
 @final

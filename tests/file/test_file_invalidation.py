@@ -159,7 +159,7 @@ def test_nobody_is_stopped(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:
     """Four times the keys take no more of it."""
     peaks = []
-    # Few tokens: to renew all those of a larger directory takes more at once than the scan would at its worst.
+    # Few tokens: to renew those of a larger directory takes more at once than the scan would at its worst.
     geometry = replace(SMALL, limit=32 << 20, segment=64 << 10, capacity=1024)
     for count in (3_000, 12_000):
         with Engine(tmp_path / str(count), geometry=geometry) as engine:
@@ -173,8 +173,8 @@ def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:
                 tracemalloc.stop()
             assert removed == count // 2
             assert len(list(engine.keys())) == count // 2
-    # The keys that were removed would take 450,000 bytes more. Python keeps up to 2,000 tuples that were freed,
-    # until the collector has run: up to 128,000 bytes, with either number of keys.
+    # The keys that were removed would take 450,000 bytes more. Until the collector runs, Python keeps up to
+    # 2,000 tuples that were freed: 128,000 bytes at most, with either number of keys.
     assert peaks[1] - peaks[0] < 225_000, peaks
 
 

@@ -348,3 +348,23 @@ def test_leases_that_a_load_makes_while_the_cache_closes_are_closed(
     with pytest.raises(CacheClosedError):
         load()
     assert [file for file in open_files(tmp_path) if "lease" in str(file)] == []
+
+
+def test_a_cache_that_is_dropped_leaves_no_file_of_leases_open(tmp_path: Path) -> None:
+    """Without `close`: a program that makes a cache for each request would run out of descriptors."""
+    cache = IntelligentCache(MemoryCache(), None, FileCache(tmp_path, 64), load=LoadOptions(lease="process"))
+    assert cache.get_or_set("k", lambda: 1) == 1
+    del cache
+    gc.collect()
+    assert [file for file in open_files(tmp_path) if "lease" in str(file)] == []
+
+
+def test_leases_that_the_collector_ends_after_their_file_raise_nothing(tmp_path: Path) -> None:
+    """It finalizes what is dropped together in any order: here the file is older than one of the leases."""
+    leases = ProcessLeases(tmp_path)
+    held: list[object] = [leases.try_acquire(key) for key in "ab"]
+    held.append(held)
+    del leases, held
+    gc.collect()
+    assert free_elsewhere(tmp_path, "a")
+    assert free_elsewhere(tmp_path, "b")
