@@ -1,4 +1,4 @@
-"""Ends of many caches whose servers do not answer take one deadline, and not one each."""
+"""Ends of caches close what they opened; many, whose servers do not answer, take one deadline together."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
+import inside
 import pytest
+import redis
+from bus_notes import Notes
+from racing import in_thread
 from redis_server import RedisServer, wait_until
 
-from cachekit import IntelligentCache, MemoryCache, RedisCache
+from cachekit import IntelligentCache, MemoryCache, RedisCache, TierUnavailableError
 from cachekit.tiers.redis.bus_protocol import Outbox
 from cachekit.tiers.redis.end_budget import EndBudget, end_budget
 
@@ -153,3 +158,45 @@ def test_a_budget_is_shared_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> N
     assert spent < 1.0
     now[0] += 6
     assert budget.share("one") > 0.3
+
+
+@pytest.mark.parametrize("answer", ["value", "error"])
+@pytest.mark.parametrize("where", ["single", "cluster"])
+def test_close_leaves_no_connection_open(
+    where: str, answer: str, request: pytest.FixtureRequest, prefix: str
+) -> None:
+    """Not one that a call uses at that moment either, whatever its answer; and without the collector."""
+    if where == "single":
+        nodes = [("127.0.0.1", request.getfixturevalue("server").port)]
+        cache = RedisCache(*nodes[0], key_prefix=prefix, timeout=60)
+    else:
+        nodes = request.getfixturevalue("cluster_nodes")
+        cache = RedisCache.cluster(nodes, prefix, timeout=60)
+    with ExitStack() as stack:
+        clients: list[Any] = [stack.enter_context(redis.Redis(*node)) for node in nodes]
+
+        def connected() -> set[tuple[int, str]]:
+            return {(at, one["id"]) for at, client in enumerate(clients) for one in client.client_list()}
+
+        def waiting() -> list[tuple[Any, str]]:
+            return [(client, one["id"]) for client in clients for one in client.client_list("normal")
+                    if one["cmd"] == "blpop"]  # fmt: skip
+
+        before = connected()
+        cache.subscribe(Notes())
+        for number in range(20):  # on each node
+            cache.set_value(f"k{number}", number)
+        finish = in_thread(lambda: inside.server(cache).call(bool, "BLPOP", f"{prefix}list", 0))
+        wait_until(waiting, "a call waits for its answer")
+        opened = inside.server(cache)._opened  # held, or its connections would end with it
+        cache.close()
+        ((client, blocked),) = waiting()
+        if answer == "value":
+            client.rpush(f"{prefix}list", "value")
+            assert finish()[1] == b"value"
+        else:
+            client.client_unblock(blocked, error=True)
+            with pytest.raises(TierUnavailableError, match="refused BLPOP"):
+                finish()
+        wait_until(lambda: connected() <= before, "all connections are closed", patience=20)
+        assert opened is not None

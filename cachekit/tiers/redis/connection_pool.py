@@ -82,8 +82,8 @@ class ConnectionPool(LentConnections):
             self._free.append(connection)
             if self._waiting:
                 self._notify()
-        if self._closed:
-            self.close()
+            if self._closed:  # also when the answer was an error: the connection is open
+                self.close()
         return answer
 
     def ask_within(self, seconds: float, check: Check, *command: Any) -> Any:

@@ -34,11 +34,16 @@ class DriverClient:
         self.client = client
         self._is_cluster = is_cluster
         self._call: AbstractContextManager[None] = nullcontext() if deadline is None else deadline
+        self._closed = False
 
     def ask(self, check: Check, *command: Any, **options: Any) -> Any:
         """Return the answer to a command; see `ConnectionPool.ask`."""
-        with self._call:
-            return self._ask(check, *command, **options)
+        try:
+            with self._call:
+                return self._ask(check, *command, **options)
+        finally:
+            if self._closed:
+                self._close_unused()
 
     def _ask(self, check: Check, *command: Any, **options: Any) -> Any:
         try:
@@ -62,6 +67,9 @@ class DriverClient:
                 raise WrongReplyError("there are not as many answers as commands")
         except Exception as error:  # noqa: BLE001  # as in `_ask`
             raise self._ended(error) from None
+        finally:
+            if self._closed:
+                self._close_unused()
         checked = []
         for (check, _), answer in zip(commands, answers, strict=True):
             if isinstance(answer, Exception):
@@ -77,9 +85,13 @@ class DriverClient:
 
     def ping(self) -> None:
         """Return if each primary of the Cluster answers."""
-        with self._call:
-            for primary in self._primaries():
-                self._ask(is_pong, "PING", target_nodes=primary)
+        try:
+            with self._call:
+                for primary in self._primaries():
+                    self._ask(is_pong, "PING", target_nodes=primary)
+        finally:
+            if self._closed:
+                self._close_unused()
 
     @contextmanager
     def session(self, pool: Any) -> Iterator[Callable[..., Any]]:
@@ -130,6 +142,8 @@ class DriverClient:
             if close:
                 connection.disconnect()
             pool.release(connection)
+            if self._closed:
+                self._close_unused()
 
     def pools(self) -> list[Any]:
         """Return the driver's pools of connections, one for each primary of a Cluster.
@@ -152,14 +166,22 @@ class DriverClient:
         """Close what is unused, if a connection may have lost its order; return what the error means."""
         meant = translated(error)
         if isinstance(meant, WrongReplyError):
-            clients = [self.client]
-            if self._is_cluster:
-                clients = [node.redis_connection for node in self.client.get_nodes()]
-            for client in clients:
-                if client is not None:
-                    client.connection_pool.disconnect(inuse_connections=False)
+            self._close_unused()
         return meant
 
+    def _close_unused(self) -> None:
+        clients = [self.client]
+        if self._is_cluster:
+            clients = [node.redis_connection for node in self.client.get_nodes()]
+        for client in clients:
+            if client is not None:
+                client.connection_pool.disconnect(inuse_connections=False)
+
     def close(self) -> None:
-        """Close the client."""
+        """Close the client and its connections; one that is in use is closed afterwards.
+
+        The driver's client of a Cluster would leave them open until the collector finds them.
+        """
+        self._closed = True  # first: a call that ends after the next lines closes what it used
         self.client.close()
+        self._close_unused()
