@@ -1,9 +1,8 @@
 """Which keys of a memory tier are simulated, when, and for how much of a core.
 
 Notes of `sampling` wait in a deque. The background thread simulates them a few times a second, and a write
-does if they become many. All of that may take two hundredths of a core, after half a second of credit. If
-that is not enough, the limit is halved. Single requests are never left out, because that would change the
-stream.
+does if they become many. All of that may take two hundredths of a core, after 0.2 s of credit. If that is not
+enough, the limit is halved. Single requests are never left out, because that would change the stream.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _FEW: Final = 20_000  # entries that are marked in the thread of a round, which 
 _INTERVAL: Final = 0.25  # seconds between two rounds
 _IDLE: Final = 2.0  # seconds after a round without a note
 _BUDGET: Final = 0.02  # of a core
-_CREDIT: Final = 0.5  # seconds of processor time
+_CREDIT: Final = 0.2  # seconds of processor time
 _PAUSE: Final = 60.0  # seconds without simulation after the limit became too low
 
 

@@ -7,7 +7,7 @@ Miniature Simulations", ATC '17. A miniature has the same share of the room that
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf, sqrt
 from statistics import stdev
@@ -20,6 +20,7 @@ from cachekit.tiers.memory.entry import MemoryEntry, TagIndex
 from cachekit.tiers.memory.eviction.adaptive import SHAPES, Adaptive, Shape
 from cachekit.tiers.memory.eviction.base import EvictionPolicy, WeighsEntries
 from cachekit.tiers.memory.eviction.cost_aware import CostAware
+from cachekit.tiers.memory.eviction.lru import Lru
 from cachekit.tiers.memory.sampling import CLEAR, DROPPED, HITS, LIFE, LOADED, PATTERN, SPREAD, TAGS, WRITTEN
 
 #: The sizes that are simulated, as multiples of the size of the cache.
@@ -45,7 +46,6 @@ _APART: Final = 1000  # requests between two checkpoints, at least
 _LONGEST: Final = 256  # characters of a key that is kept as it is
 
 
-@final
 class Miniature:
     """One simulated cache. It knows keys, deadlines and weights, and counts its hits.
 
@@ -90,6 +90,15 @@ class Miniature:
         self.hits[part] += 1
         self._policy.hit(key)
         return True
+
+    def request(
+        self, key: str, part: int, now: float, deadline: float, weight: int, seconds: float | None
+    ) -> bool:
+        """Do what `look_up` does, and store what it misses, which a load would bring."""
+        if self.look_up(key, part, now):
+            return True
+        self.store(key, deadline, weight, seconds)
+        return False
 
     def hit_again(self, key: str, part: int, number: int) -> None:
         """Count so many more hits of a key that was hit just now; the policy learns of the first few."""
@@ -136,10 +145,73 @@ class Miniature:
             self._weight -= held[1]
             self._policy.remove(key)
 
-    def clear(self) -> None:
-        """Remove all keys."""
-        for key in list(self._held):
-            self.forget(key)
+
+@final
+class LruMiniature(Miniature):
+    """One of LRU that bounds the number of entries only. A request takes a third of the time.
+
+    Args:
+        capacity: The maximum number of entries, at least 1.
+    """
+
+    __slots__ = ("_order",)
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(Lru[str](), capacity)
+        #: Deadlines; the key that was requested or written longest ago comes first.
+        self._order: OrderedDict[str, float] = OrderedDict()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def request(
+        self,
+        key: str,
+        part: int,
+        now: float,
+        deadline: float,
+        weight: int,  # noqa: ARG002
+        seconds: float | None,  # noqa: ARG002
+    ) -> bool:
+        """Do what `Miniature.request` does."""
+        order = self._order
+        if key not in order:
+            if len(order) >= self.capacity:
+                order.popitem(last=False)
+            order[key] = deadline
+            return False
+        order.move_to_end(key)
+        if order[key] <= now:
+            order[key] = deadline
+            return False
+        self.hits[part] += 1
+        return True
+
+    def hit_again(self, key: str, part: int, number: int) -> None:
+        """Count so many more hits of a key that was hit just now."""
+        if key in self._order:
+            self.hits[part] += number
+
+    def store(self, key: str, deadline: float, weight: int, seconds: float | None = None) -> None:  # noqa: ARG002
+        """Store an entry in place of any entry under the key."""
+        order = self._order
+        if key in order:
+            order.move_to_end(key)
+        elif len(order) >= self.capacity:
+            order.popitem(last=False)
+        order[key] = deadline
+
+    def prolong(self, key: str, deadline: float) -> None:
+        """Give the entry of a key another deadline, if it is held."""
+        if key in self._order:
+            self._order[key] = deadline
+
+    def forget(self, key: str) -> None:
+        """Remove the key, if it is held."""
+        self._order.pop(key, None)
 
 
 @final
@@ -321,8 +393,8 @@ class Simulation:
         self._costs: CostComparison | None = None
         self._share = share
         self.miniatures = [
-            Miniature(
-                policy_of(strategy),
+            _miniature_of(
+                strategy,
                 max(1, int(size * share * factor + 0.5) if share < 1 else int(size * factor)),
                 inf if max_bytes is None else max_bytes * share * factor,
             )
@@ -399,15 +471,10 @@ class Simulation:
         deadline, weight, _, seconds = known
         now, costs, same = self._now, self._costs, False
         for index, miniature in enumerate(self.miniatures):
-            served = miniature.look_up(key, part, now)
-            if not served:
-                miniature.store(key, deadline, weight, seconds)
-            elif index == _SAME:
+            if miniature.request(key, part, now, deadline, weight, seconds) and index == _SAME:
                 same = True
         if costs is not None:
-            served = costs.miniature.look_up(key, part, now)
-            if not served:
-                costs.miniature.store(key, deadline, weight, seconds)
+            served = costs.miniature.request(key, part, now, deadline, weight, seconds)
             costs.count(part, seconds or 0.0, same, served)
 
     def more_hits(self, text: str, number: int) -> None:
@@ -546,11 +613,15 @@ class Simulation:
         return SizeEstimate(size, rates, plus_minus, requests, self._share, unit, None, gain)
 
 
+def _miniature_of(strategy: CacheStrategy, capacity: int, limit: float) -> Miniature:
+    if strategy is CacheStrategy.LRU and limit == inf:
+        return LruMiniature(capacity)
+    return Miniature(policy_of(strategy), capacity, limit)
+
+
 def policy_of(strategy: CacheStrategy) -> EvictionPolicy:
     """Return a new policy of a strategy."""
     if strategy is CacheStrategy.LRU:
-        from cachekit.tiers.memory.eviction.lru import Lru
-
         return Lru()
     from cachekit.tiers.memory.eviction.policies import POLICIES
 
