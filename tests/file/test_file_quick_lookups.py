@@ -116,15 +116,17 @@ def test_the_codec_of_another_directory_reads_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_each_flipped_byte_is_a_miss(tmp_path: Path, in_memory: bool) -> None:
+@pytest.mark.parametrize("value", ["value", "page" * 1500, "long" * 2500])
+def test_each_flipped_byte_is_a_miss(tmp_path: Path, value: str, in_memory: bool) -> None:
     """In a segment that is mapped, also of the tokens and names of tags."""
     memory = MemoryCache(100, cleanup_interval=None) if in_memory else None
     with IntelligentCache(memory, None, FileCache(tmp_path, 1)) as cache, FileCache(tmp_path, 1) as files:
-        files.set_value("k", "value", tags={"t"})
+        files.set_value("k", value, tags={"t"})
         size = record_of(files, tmp_path, "k")[2]
-        for at in range(size):
-            files.set_value("k", "value", tags={"t"})
-            assert files.get_value("k") == "value"
+        positions = [*range(min(150, size)), *range(150, size, 1 + size // 150)]
+        for number, at in enumerate(positions, 1):
+            files.set_value("k", value, tags={"t"})
+            assert files.get_value("k") == value
             segment, offset, length = record_of(files, tmp_path, "k")
             assert length == size
             with segment.open("r+b") as file:
@@ -133,7 +135,7 @@ def test_each_flipped_byte_is_a_miss(tmp_path: Path, in_memory: bool) -> None:
                 file.seek(offset + at)
                 file.write(bytes([before ^ 0x10]))
             assert cache.get("k") is None, at
-            assert engine_of(files).stats().damaged == at + 1
+            assert engine_of(files).stats().damaged == number
 
 
 def test_a_record_in_the_place_of_another_is_a_miss(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from cachekit.tiers.file.engine.format import (
     HEADER,
     LENGTH_MASK,
     LENGTH_SHIFT,
+    LONG,
     MOST_TAGS,
     OFFSET_MASK,
     OFFSET_SHIFT,
@@ -52,6 +53,7 @@ from cachekit.tiers.file.engine.format import (
     decode_tags,
     encoded_record,
 )
+from cachekit.tiers.file.engine.segments import length_at
 from cachekit.tiers.file.engine.shard import AHEAD, Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
 from cachekit.tiers.file.permissions import remedy_for
@@ -107,8 +109,8 @@ class FileStore:
     def value(self, key: str, keep: Keep | None = None, changes: int = 0) -> Any | Missing:
         """Return the value of the live entry, and let the memory tier keep a copy; a lookup that counts.
 
-        From the key to the value, this is written out for what most records are: short, untouched since they
-        were found, and stored by a pickle codec without a secret. Calls between the steps took a third of a
+        From the key to the value, this is written out for what most records are: in a mapped segment, and
+        stored by a pickle codec without a secret or compression. Calls between the steps took a third of a
         hit's time. All other records are left to `_find_value`, which reads them again.
 
         Args:
@@ -149,9 +151,11 @@ class FileStore:
             location_word = slots[at + 1]
             content = index.segments.mapped[location_word >> SEGMENT_SHIFT]
             length = location_word >> LENGTH_SHIFT & LENGTH_MASK
-            if content is not None and length < PAGE and not token & WRITING:
+            if content is not None and not token & WRITING:
                 # As in Shard.read().
                 offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
+                if length == LONG:
+                    length = length_at(content, offset)
                 copy = content[offset : offset + length]
                 (crc, size, key_length, names, flags, tags, created, expiry, stale_until, _, _) = (
                     _unpack_header(copy)
@@ -161,14 +165,16 @@ class FileStore:
                 start = names_at + names
                 if (
                     flags == codec.plain
-                    and crc32(copy[4:]) == crc
+                    and crc32(copy[4:] if length < PAGE else memoryview(copy)[4:]) == crc
                     and not (crc ^ location_word) & CRC_MASK
                     and copy[key_at:names_at] == octets
                     and created - AHEAD <= self._clock.time() < expiry
                     and (not tags or tokens.are_current(tag_tokens := decode_tags(copy, tags)))
                 ):
                     try:
-                        value = codec.loads(copy[start : start + size])
+                        # A slice costs less than a view if it is short.
+                        payload = copy if size < PAGE else memoryview(copy)
+                        value = codec.loads(payload[start : start + size])
                     except Exception as error:
                         if is_no_fault_of_value(error):
                             raise
