@@ -35,6 +35,8 @@ _DEFAULT_TTL: Final = 7 * 24 * 3600.0
 _building = RLock()
 _default: IntelligentCache | None = None
 _overriding: list[IntelligentCache] = []
+#: The last of `_overriding`, or else `_default`. Calls read it without the lock.
+_in_use: IntelligentCache | None = None
 
 
 class _ForkGuard:
@@ -59,7 +61,9 @@ class DefaultSource:
 
     def current(self) -> CacheCore | None:
         """Return the default cache, built at the first call; None while caching is disabled."""
-        return None if is_disabled() else core_of(get_default_cache())
+        if is_disabled():
+            return None
+        return (_in_use or get_default_cache())._core
 
     def stored(self) -> CacheCore:
         """Return the default cache."""
@@ -67,7 +71,7 @@ class DefaultSource:
 
     def is_ready(self) -> bool:
         """Return whether `current` need not build the cache."""
-        return _default is not None or bool(_overriding) or is_disabled()
+        return _in_use is not None or is_disabled()
 
     def given(self) -> None:
         """Return None."""
@@ -79,10 +83,10 @@ def get_default_cache() -> IntelligentCache:
     Raises:
         ValueError: an environment variable of the configuration has an invalid value.
     """
-    current = _current()
+    current = _in_use
     if current is None:
         with _building:
-            while (current := _current()) is None:
+            while (current := _in_use) is None:
                 _build()
     return current
 
@@ -97,13 +101,14 @@ def _build() -> None:
     with switching:
         if _default is None:
             _default = built
+            _choose()
             return
     built.close()  # another thread has set one
 
 
-def _current() -> IntelligentCache | None:
-    with switching:
-        return _overriding[-1] if _overriding else _default
+def _choose() -> None:
+    global _in_use
+    _in_use = _overriding[-1] if _overriding else _default
 
 
 def set_default_cache(cache: IntelligentCache | None) -> IntelligentCache | None:
@@ -120,6 +125,7 @@ def set_default_cache(cache: IntelligentCache | None) -> IntelligentCache | None
         checked_cache(cache)
     with switching:
         before, _default = _default, cache
+        _choose()
         reset_followers()
     return before
 
@@ -134,6 +140,7 @@ def override(cache: IntelligentCache) -> Iterator[IntelligentCache]:
     checked_cache(cache)
     with switching:
         _overriding.append(cache)
+        _choose()
         reset_followers()
     try:
         yield cache
@@ -142,6 +149,7 @@ def override(cache: IntelligentCache) -> Iterator[IntelligentCache]:
             # The innermost block for this cache: blocks of several threads may end in any order.
             index = len(_overriding) - 1 - _overriding[::-1].index(cache)
             del _overriding[index]
+            _choose()
             reset_followers()
 
 

@@ -32,7 +32,7 @@ from cachekit.model.validation import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeAlias
+    from typing import Any, Final, TypeAlias
     from weakref import WeakSet
 
     from cachekit.decorator.prefetched_calls import PrefetchedCalls
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
         bool,  # copy
         bool | Prefetch,  # prefetch
     ]
+
+_ALL: Final = CacheLevel.ALL
 
 
 def _subject_of(called: object) -> Subject:
@@ -289,7 +291,8 @@ class CachedCall:
         cache = self._source.current()
         if cache is None:
             return self._function(*args, **kwargs)
-        cache.check(self._level)
+        if cache.closed or self._level is not _ALL:
+            cache.check(self._level)
         key = self.key(args, kwargs)
         lookups = self.lookups(cache)
         value = cache.look_in_memory(key, self._level, lookups)
@@ -298,12 +301,13 @@ class CachedCall:
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = cache.tiers.find(key, self._level)
             lookups.below += value is not MISSING
-        loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
+            loader = partial(self._function, *args, **kwargs)
             value = cache.loads.load(key, loader, self._request(cache, args, kwargs))
         elif (options := self._options(cache)).acts_on_hits:
             verified_as = self._verified_as(cache, fast_path)
             if verified_as is not None or options.refresh_ahead:
+                loader = partial(self._function, *args, **kwargs)
                 request = self._request(cache, args, kwargs)
                 cache.loads.after_hit(key, value, loader, request, verified_as)
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
@@ -331,12 +335,13 @@ class CachedCall:
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = (await cache.awaited.find(key, self._level)).get()
             lookups.below += value is not MISSING
-        loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
+            loader = partial(self._function, *args, **kwargs)
             value = await cache.awaited.load(key, loader, self._request(cache, args, kwargs))
         elif (options := self._options(cache)).acts_on_hits:
             verified_as = self._verified_as(cache, fast_path)
             if verified_as is not None or options.refresh_ahead:
+                loader = partial(self._function, *args, **kwargs)
                 request = self._request(cache, args, kwargs)
                 cache.awaited.after_hit(key, value, loader, request, verified_as)
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)

@@ -27,8 +27,8 @@ class Signature:
     """
 
     __slots__ = (
-        "_by_keyword", "_defaults", "_function", "_names", "_positional", "_shown", "_star", "_stars",
-        "defaults_vary", "ignores", "ignores_first",
+        "_by_keyword", "_defaults", "_function", "_is_plain", "_names", "_positional", "_shown", "_star",
+        "_stars", "defaults_vary", "ignores", "ignores_first",
     )  # fmt: skip
 
     def __init__(self, function: FunctionType, ignore: Iterable[str]) -> None:
@@ -53,6 +53,8 @@ class Signature:
                 f"not {sorted(map(str, ignored - set(every)))}"
             )
         self._shown = tuple(name for name in every if name not in ignored)
+        #: Whether all parameters may be given by position, and are part of the key.
+        self._is_plain = self._shown == self._names == self._positional
         #: Whether any parameter is ignored, and whether the first one is, such as `self`.
         self.ignores = bool(ignored)
         self.ignores_first = bool(self._positional) and self._positional[0] in ignored
@@ -92,6 +94,8 @@ class Signature:
         Raises:
             TypeError: the function cannot be called with these arguments.
         """
+        if not kwargs and self._is_plain and len(args) == len(self._names):
+            return list(zip(self._names, args, strict=True))
         bound = self._defaults | dict(zip(self._positional, args, strict=False))
         surplus = args[len(self._positional) :]
         unknown = {}

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _making: Final = RLock()
 _fork_guard = ForkSafeLock(_making)
 
+_ALL: Final = CacheLevel.ALL
 _LEVELS: Final = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)
 
 
@@ -192,6 +193,9 @@ class CacheCore:
 
     def look_in_memory(self, key: str, level: CacheLevel, lookups: Lookups) -> Any | Missing:
         """Return the value that memory has; a level without memory counts as a request all the same."""
+        if self.memory_tier is None and level is _ALL:
+            lookups.misses += 1
+            return MISSING
         return self.memory.hit(key, lookups) if level._value_ & MEMORY else self._skip_memory(lookups)
 
     def _skip_memory(self, lookups: Lookups) -> Missing:
