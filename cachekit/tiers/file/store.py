@@ -169,7 +169,7 @@ class FileStore:
                     and not (crc ^ location_word) & CRC_MASK
                     and copy[key_at:names_at] == octets
                     and created - AHEAD <= self._clock.time() < expiry
-                    and (not tags or tokens.are_current(tag_tokens := decode_tags(copy, tags)))
+                    and (not tags or tokens.packed_are_current(copy[_HEADER_SIZE:key_at]))
                 ):
                     try:
                         # A slice costs less than a view if it is short.
@@ -186,7 +186,7 @@ class FileStore:
                         if tags:
                             # The record's own tokens of its tags: they also tell an invalidation since the
                             # value was made.
-                            fence.tags = tag_tokens
+                            fence.tags = decode_tags(copy, tags)
                             fence.names = frozenset(parse_names(copy[names_at:start]))
         except (StructError, UnreadableError):
             value = MISSING

@@ -23,13 +23,14 @@ from typing import Final, final
 from cachekit.tiers.fences import CHANGES, EPOCH, WRITING, TagTokens
 from cachekit.tiers.file.engine import flux
 from cachekit.tiers.file.engine.file_ops import FileOps
-from cachekit.tiers.file.engine.format import FORMAT, TOKENS_HEAD, Geometry
+from cachekit.tiers.file.engine.format import FORMAT, TAG, TOKENS_HEAD, Geometry
 from cachekit.tiers.file.engine.segments import write_all
 from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.fresh_tokens import fresh
 
 NAME: Final = "tokens"
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
+_unpack_tags: Final = TAG.iter_unpack
 _MOST_KNOWN: Final = 1024  # tags whose buckets are remembered, and the most bytes of each
 _LONGEST_KNOWN: Final = 256
 _ABANDONED: Final = 1.0  # seconds after which a write under way counts as abandoned
@@ -116,6 +117,14 @@ class Tokens:
         """Tell whether none of the tags was invalidated since their tokens were read."""
         words, start, mask = self.words, self._tag_start, self._tag_mask
         for bucket, token in tags:  # noqa: SIM110  # all(...) takes twice as long
+            if words[start + (bucket & mask)] != token:
+                return False
+        return True
+
+    def packed_are_current(self, packed: bytes) -> bool:
+        """Tell what `are_current` tells, of tag tokens as a record keeps them."""
+        words, start, mask = self.words, self._tag_start, self._tag_mask
+        for bucket, token in _unpack_tags(packed):  # noqa: SIM110  # as above
             if words[start + (bucket & mask)] != token:
                 return False
         return True
