@@ -70,7 +70,7 @@ class RemovalMixin(SampledStore):
         last = removed[-2 * REMOVALS :]
         for held, cause in zip(last[::2], last[1::2], strict=True):
             if cause is not RemovalCause.REPLACED:
-                shared, tags = held.shared_fence is not None, hashes(held.tags)
+                shared, tags = held.shared_fence is not None, hashes(held.tags) if held.tags else ()
                 add((now, cause, hash(held.key), held.created + held.ttl, tags, shared))
 
     def _in_slices(self, remove: Callable[..., int], slices: Iterable[list[MemoryEntry]]) -> int:

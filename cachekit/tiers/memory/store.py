@@ -164,13 +164,18 @@ class Store(RemovalMixin):
     def look_up(self, key: str, lookups: Lookups) -> Any | Missing:
         """Return the value under the key when the lock-free steps found none.
 
-        This is nearly always a miss, and a miss takes no lock either. A key that is missing now is a miss,
-        whatever other threads store later.
+        This is nearly always a miss, and a miss takes no lock either, unless it removes the entry. A key that
+        is missing now, or whose fence is broken, is a miss, whatever other threads store later.
         """
-        if self.find is not find_nothing and key not in self._entries and self._state != CLOSED:
-            lookups.misses += 1
-            self.note_missed(key)
-            return MISSING
+        if self.find is not find_nothing and self._state != CLOSED:
+            held = self._entries.get(key)  # with a GIL, so this is one step
+            fence = None if held is None else held.shared_fence
+            if held is None or (fence is not None and not fence.is_current()):
+                lookups.misses += 1
+                self.note_missed(key)
+                if held is not None:  # another process has written the key
+                    self._exclusively(self._remove_expired, [held], self.time.monotonic())
+                return MISSING
         return self.look_up_locked(key, lookups, _value)
 
     def look_up_locked(self, key: str, lookups: Lookups, read: Callable[[MemoryEntry], T]) -> T | Missing:
