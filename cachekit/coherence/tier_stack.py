@@ -37,6 +37,7 @@ from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
 from cachekit.coherence.load_fence import LoadFence, may_store, same_version, shared_fence_of, with_tags
 from cachekit.coherence.misses import miss_of
 from cachekit.coherence.notifications import MemoryInvalidator
+from cachekit.coherence.promotion_gate import PromotionGate
 from cachekit.coherence.writes import TierWrites
 from cachekit.errors import OnceOnlyError, SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.model.display import shown_key
@@ -67,14 +68,15 @@ class TierStack:
         memory: the store of this process. Without a memory tier it keeps nothing, and holds the fences.
         redis: the tier that hosts share, or None.
         file: the tier that the processes of this host share, or None.
+        hits: Returns how many lookups the cache has found in memory.
 
     Methods check no arguments, because their callers have done that. If an accessor is strict, they raise
     TierUnavailableError at once, and those of `writes` after their last step.
     """
 
     __slots__ = (
-        "__weakref__", "_bus", "_files", "_memory", "_unstorable", "_unsubscribe", "answers", "busy", "clock",
-        "file", "lower", "peek_memory", "peek_memory_entry", "redis", "skipped", "writes",
+        "__weakref__", "_bus", "_files", "_gate", "_memory", "_unstorable", "_unsubscribe", "answers", "busy",
+        "clock", "file", "lower", "peek_memory", "peek_memory_entry", "redis", "skipped", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -82,8 +84,10 @@ class TierStack:
         memory: Store,
         redis: TierAccessor[ServerTier] | None,
         file: TierAccessor[DirectoryTier] | None,
+        hits: Callable[[], int],
     ) -> None:
         self._memory = memory
+        self._gate = PromotionGate(memory, hits)
         #: What this reads the clock of memory from.
         self.clock = memory.time
         #: Returns the value that a flight which ended since the lookup left in memory, or MISSING.
@@ -135,11 +139,18 @@ class TierStack:
             if files is None or file is None or level is not _ALL or file.breaker.refuses:
                 return self._find(key, level._value_)
             begun = file.clock.monotonic()
-            memory = self._memory
+            memory, gate = self._memory, self._gate
             try:
                 if memory.keeps:
+                    if memory.counter.promotions >= gate.due:
+                        gate.decide()
                     # P before T: a write or an invalidation from here on refuses the copy.
-                    value = files.value(key, memory.put_copy, memory.fences.changes)
+                    changes = memory.fences.changes
+                    if gate.every == 1 or gate.opens():
+                        value = files.value(key, memory.put_copy, changes)
+                    else:
+                        value = files.value(key, gate.instead(key), changes)
+                        memory.uncopied += value is not MISSING
                 else:
                     value = files.value(key)
             except TierUnavailableError as error:
@@ -194,14 +205,19 @@ class TierStack:
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
             return self._find_many(keys, level._value_)
         begun = file.clock.monotonic()
-        memory = self._memory
+        memory, gate = self._memory, self._gate
         found: dict[str, Any] = {}
+        if memory.keeps and memory.counter.promotions >= gate.due:
+            gate.decide()
         try:
             for key in keys:
-                if memory.keeps:
+                if not memory.keeps:
+                    found[key] = files.value(key)
+                elif gate.every == 1 or gate.opens():
                     found[key] = files.value(key, memory.put_copy, memory.fences.changes)
                 else:
-                    found[key] = files.value(key)
+                    found[key] = value = files.value(key, gate.instead(key), memory.fences.changes)
+                    memory.uncopied += value is not MISSING
         except TierUnavailableError as error:
             file.failed(error, begun)
             if file.strict:

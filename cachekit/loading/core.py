@@ -110,6 +110,7 @@ class CacheCore:
         tier = memory_of_nothing() if memory is None else memory
         self.memory = store_of(tier)
         self.memory_stats = stats_of(tier)
+        self.table = self.memory_stats.table()
         self.default_ttl = default_ttl
         self.closed = False
         # Other caches write during an outage, without a message: memory is cleared when it ends.
@@ -122,6 +123,7 @@ class CacheCore:
                 "redis", redis, strict=strict, recovered=recovery_of(redis, self.memory), actor=self.memory
             ),
             None if file is None else TierAccessor("file", file, strict=strict, recovered=recovered),
+            self.table.total_hits,
         )
         self.loads = Loads(self.tiers)
         self.awaited = AwaitedLoads(self.loads)
@@ -129,7 +131,6 @@ class CacheCore:
             self.loads.path.permits, default_ttl, load, memory is not None, keeps_warm
         )
         self.keep_warm = KeepWarm(self.tiers, self.loads) if keeps_warm else None
-        self.table = self.memory_stats.table()
         self.lookups = self.table.reader()
         self._functions: dict[str, ref[Lookups]] = {}
         self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()

@@ -78,6 +78,10 @@ class LookupTable:
         except KeyError:
             pass
 
+    def total_hits(self) -> int:
+        """Return the hits of all readers."""
+        return self.totals()[0]
+
     def totals(self) -> tuple[int, int]:
         """Return the hits and misses of all readers."""
         while True:

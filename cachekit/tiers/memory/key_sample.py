@@ -274,7 +274,8 @@ class KeySample:
         return SPREAD if wanted >= entries else round(SPREAD * wanted / entries)
 
     def _totals(self, store: Store) -> tuple[int, int, int]:
-        return *self._lookups(), store.counter.sets
+        # An estimate is of caches that copy all hits of lower tiers.
+        return *self._lookups(), store.counter.sets + store.uncopied
 
     def _new(self, store: Store, totals: tuple[int, int, int]) -> Simulation:
         from cachekit.tiers.memory.miniatures import Simulation

@@ -437,6 +437,9 @@ class Simulation:
             kind = note[0]
             if kind in (LOADED, WRITTEN):
                 _, key, deadline, tags, weight, self._now, seconds = note
+                if weight is None:
+                    known = self._known[_name(key)]
+                    weight = 1 if known is None else known.weight
                 self._put(key, deadline, tags, weight, kind == LOADED, seconds)
             elif kind == DROPPED:
                 self._forget(_name(note[1]))

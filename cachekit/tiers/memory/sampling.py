@@ -26,7 +26,8 @@ from cachekit.tiers.fences import EntryFence
 SPREAD: Final = 1_000_003
 
 #: What a note says: the first item of its tuple. A note that is a key is a hit.
-#: key, deadline, tags, weight, time, seconds of its load: a lookup missed, and then the value was stored
+#: key, deadline, tags, weight or None for that of before, time, seconds of its load: a lookup missed, and
+#: then the value was stored
 LOADED: Final = 0
 WRITTEN: Final = 1  #: the same, without a lookup
 DROPPED: Final = 2  #: key

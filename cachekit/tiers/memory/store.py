@@ -84,7 +84,7 @@ class Store(RemovalMixin):
 
     __slots__ = (
         "_cleanup_interval", "_fork_guard", "_longest", "_sweep", "_unswept", "clock", "fences", "find",
-        "keeps", "max_size", "touch",
+        "keeps", "max_size", "touch", "uncopied",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +108,8 @@ class Store(RemovalMixin):
         self.fences = self._fences
         #: Whether it keeps entries at all.
         self.keeps = True
+        #: Hits of lower tiers that it gets no copy of; see `coherence.promotion_gate`.
+        self.uncopied = 0
         self._sweep: ScheduledTask | None = None
         self._unswept = cleanup_interval is not None
         self._fork_guard = fork.ForkSafeLock(self._lock)
@@ -460,6 +462,21 @@ class Store(RemovalMixin):
         stale = round(stale_until - expiry, 6) if expiry < stale_until < inf else 0.0
         if self.put(key, value, ttl, shared_fence.names, born, changes, shared_fence, False, stale):
             self.counter.promotions += 1
+
+    def note_copy(
+        self,
+        key: str,
+        value: Any,  # noqa: ARG002
+        created: float,  # noqa: ARG002
+        expiry: float,
+        stale_until: float,  # noqa: ARG002
+        changes: int,  # noqa: ARG002
+        shared_fence: SharedFence,
+    ) -> None:
+        """Do what `put_copy` does in the simulation of other sizes alone, for a sampled key."""
+        now = self.time.monotonic()
+        self._note(LOADED, key, now + expiry - self.time.time(), shared_fence.names, None, now, None)
+        self._wake()
 
     def _put_nothing(self, key: str, fence: Fence | int | None, breaks_fences: bool) -> bool:
         if fence is None or breaks_fences:
