@@ -94,11 +94,15 @@ class StallWatch:
             late = [
                 one
                 for one in self._stopwatches.copy()
-                if one.elapsed() > max(_SHORTEST, self.longest.seconds)
+                # From half of the longest on: a step that becomes the longest by little was seen before.
+                if one.elapsed() > max(_SHORTEST, self.longest.seconds / 2)
             ]
             frames = sys._current_frames() if late else {}
             for stopwatch in late:
-                stopwatch.place = _place(frames.get(stopwatch.thread))
+                frame = frames.get(stopwatch.thread)
+                if frame is not None and frame.f_code.co_filename != __file__:  # else the step has just ended
+                    stopwatch.place = _place(frame)
+            frame = None
             del frames, late  # a frame keeps what its function holds
 
 
@@ -152,12 +156,12 @@ class Stopwatch:
         return None if self._statistics < 0 else int(os.pread(self._statistics, 99, 0).split()[1]) / 1e9
 
 
-def _place(frame: FrameType | None) -> str:
+def _place(frame: FrameType) -> str:
     """Return the innermost line of cachekit in a stack, or else the innermost one."""
-    found = frame
+    found: FrameType | None = frame
     while found is not None:
         name = found.f_code.co_filename
         if name.startswith(_PACKAGE + os.sep) and f"{os.sep}soak{os.sep}" not in name:
             return f"cachekit/{os.path.relpath(name, _PACKAGE)}:{found.f_lineno} ({found.f_code.co_name})"
         found = found.f_back
-    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
