@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final, final
 from weakref import ref
 
@@ -44,15 +45,26 @@ class Lookups:
 class LookupTable:
     """The lookups of one cache: of its readers, and the sums of readers that are gone.
 
-    It takes no lock, because a finalizer, which may run at any point of any thread, folds a reader into the
-    sums. Under the GIL nothing runs between the lines that say so.
+    Args:
+        lock: The re-entrant lock of all tables of a tier. Nothing else runs in the thread that holds it.
+
+    A finalizer, which may run at any point of any thread, folds a reader into the sums. No finalizer and no
+    signal handler runs between the lines that say so: they call nothing, and allocate nothing that is
+    collected. So none waits for another lock while its thread holds this one. Under the GIL no other thread
+    runs there either. On a free-threaded build, the lock keeps them out.
     """
 
-    __slots__ = ("__weakref__", "_folded", "_readers", "hits", "is_closed", "misses")
+    __slots__ = (
+        "__weakref__", "_folded", "_lock", "_readers", "_told_hits", "_told_misses", "hits", "is_closed",
+        "misses",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
+        self._lock = lock
         self._readers: dict[int, ref[Lookups]] = {}
         self._folded = 0
+        self._told_hits = 0  # the largest totals so far
+        self._told_misses = 0
         self.hits = 0
         self.misses = 0
         self.is_closed = False  #: whether the cache is closed, so that no caller asks for the counts
@@ -70,11 +82,13 @@ class LookupTable:
         """Add the counts of a reader that is gone to the sums, once."""
         number, readers = id(lookups), self._readers
         try:
-            # Nothing runs between the next lines.
-            del readers[number]
-            self.hits += lookups.hits
-            self.misses += lookups.misses
-            self._folded += 1
+            with self._lock:
+                # Nothing runs between the next lines. Of two threads that fold at once, one would undo what
+                # the other adds.
+                del readers[number]
+                self.hits += lookups.hits
+                self.misses += lookups.misses
+                self._folded += 1
         except KeyError:
             pass
 
@@ -91,9 +105,22 @@ class LookupTable:
             ]
             hits = sum([one.hits for one in readers])
             misses = sum([one.misses for one in readers])
-            # Nothing runs between the next lines. If a reader has left since, it may have counted twice.
-            if self._folded == folded:
-                return hits + self.hits, misses + self.misses
+            with self._lock:
+                # Nothing runs between the next lines. If a reader has left since, it may have counted twice.
+                is_settled = self._folded == folded
+                if is_settled:
+                    hits += self.hits
+                    misses += self.misses
+                    # A reader that dies has no reference any more before it is folded. That is so without the
+                    # GIL, and in garbage cycles. Until then its counts are missing here.
+                    if hits < self._told_hits:
+                        hits = self._told_hits
+                    self._told_hits = hits
+                    if misses < self._told_misses:
+                        misses = self._told_misses
+                    self._told_misses = misses
+            if is_settled:
+                return hits, misses
 
 
 @final

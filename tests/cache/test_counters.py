@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 import inside
 import pytest
+from free_threads import HAS_GIL
 from racing import frequent_switches, in_thread, race
 
 from cachekit import IntelligentCache
+from cachekit.model.counters import LookupTable
+from cachekit.tiers.memory.stats import MemoryStats
 
 
 @pytest.fixture
@@ -69,6 +72,55 @@ def test_figures_only_grow_while_functions_are_dropped(cache: IntelligentCache) 
     gc.collect()
     assert seen == sorted(seen)
     assert cache.get_stats()["combined"].requests == 800
+
+
+@pytest.mark.parametrize("_", range(3 if HAS_GIL else 20))
+def test_threads_drop_readers_at_once(_: int) -> None:
+    """Each reader is in every total from its first count on, and none undoes what another one adds."""
+    table = MemoryStats().table()
+    over = threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    def watch() -> None:
+        while not over.is_set():
+            seen.append(table.totals())
+
+    def come_and_go() -> None:
+        for _ in range(1000):
+            reader = table.reader()
+            reader.hits += 1
+            reader.misses += 2
+            del reader
+
+    with frequent_switches():
+        watching = in_thread(watch)
+        race(*[come_and_go] * 3)
+        over.set()
+        watching()
+    hits, misses = [hits for hits, _ in seen], [misses for _, misses in seen]
+    assert (hits, misses) == (sorted(hits), sorted(misses))
+    assert table.totals() == (3000, 6000)
+
+
+def test_readers_in_garbage_cycles_count_all_the_time() -> None:
+    """The collector clears the references to all garbage before it finalizes the first reader."""
+
+    class Owner:
+        def __init__(self, table: LookupTable) -> None:
+            self.itself, self.table, self.reader = self, table, table.reader()
+            self.reader.hits += 1
+
+        def __del__(self) -> None:
+            seen.append(self.table.totals())
+
+    seen: list[tuple[int, int]] = []
+    table = MemoryStats().table()
+    owners = [Owner(table) for _ in range(3)]
+    seen.append(table.totals())
+    owners.clear()
+    gc.collect()
+    seen.append(table.totals())
+    assert seen == [(3, 0)] * 5
 
 
 def test_a_shared_tier_remembers_figures_and_not_readers() -> None:

@@ -8,6 +8,7 @@ from typing import Final, final
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, LookupTable
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
 
@@ -19,16 +20,18 @@ _MOST_OBJECTS: Final = 200  # that are looked at in one of them, at least
 class MemoryStats:
     """The lookups of a tier: the sum over the caches above it, each of which has a table of its own.
 
-    Tables come and go without a lock, because a fork or a signal handler could find it locked. The tuple of
-    tables is replaced as a whole, and under the GIL nothing runs between the comparison and the replacement
-    (see `model.counters`). So every snapshot includes a table that is just leaving.
+    The tuple of tables is replaced as a whole. No finalizer or signal handler runs between the comparison and
+    the replacement, nor does another thread: see `LookupTable`, also for the lock. So every snapshot includes
+    a table that is just leaving. Forks do not take the lock: a finalizer may wait for it that holds another
+    lock, for which the fork waits. Under the GIL no fork finds it locked.
     """
 
-    __slots__ = ("_tables", "latency", "sample_due")
+    __slots__ = ("_lock", "_tables", "latency", "sample_due")
 
     def __init__(self) -> None:
+        self._lock = RLock()
         #: The first one is the tier's own. It has the counts of the caches that left, too.
-        self._tables: tuple[LookupTable, ...] = (LookupTable(),)
+        self._tables: tuple[LookupTable, ...] = (LookupTable(self._lock),)
         #: How long hits take.
         self.latency = LatencyHistogram()
         #: When the next hit is timed, on the tier's monotonic clock.
@@ -40,14 +43,15 @@ class MemoryStats:
 
     def table(self) -> LookupTable:
         """Return the table of a new cache above the tier."""
-        table = LookupTable()
+        table = LookupTable(self._lock)
         while True:
             before = self._tables
             after = (*before, table)
-            # Nothing runs between the next two lines (see `model.counters`). A finalizer may retire a table.
-            if self._tables is before:
-                self._tables = after
-                return table
+            with self._lock:
+                # Nothing runs between the next two lines. A finalizer may have retired a table.
+                if self._tables is before:
+                    self._tables = after
+                    return table
 
     def retire(self, table: LookupTable) -> None:
         """Keep the counts of a cache that is closed or gone, and drop its table.
@@ -61,11 +65,13 @@ class MemoryStats:
             after = tuple(one for one in before if one is not table)
             hits, misses = table.totals()
             first = before[0]
-            if self._tables is before:
-                first.hits += hits
-                first.misses += misses
-                self._tables = after
-                return
+            with self._lock:
+                # Nothing runs between the next lines.
+                if self._tables is before:
+                    first.hits += hits
+                    first.misses += misses
+                    self._tables = after
+                    return
 
     def lookups(self) -> tuple[int, int]:
         """Return the hits and misses of all readers."""
