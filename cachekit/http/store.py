@@ -301,10 +301,12 @@ class ResponseStore:
         key, value = target.key, _packed(stored)
         try:
             if names:
-                key, head = self.keys.of_variant(target, names), (_VARIANTS, names)
-                if self._core.memory.peek_value(target.key) != head:
-                    self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
+                key = self.keys.of_variant(target, names)
             self._store_behind(fence, key, value, life, target.tags | tags, tags)
+            # The names come last. A request that saw them before the response would call the origin again, in
+            # place of waiting for this call, whose flight has the key of the URL.
+            if names and self._core.memory.peek_value(target.key) != (head := (_VARIANTS, names)):
+                self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
         except Exception as error:  # noqa: BLE001  # the client gets its response all the same
             raise_interrupt(error)
             self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")

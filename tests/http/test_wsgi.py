@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from http_apps import Call, Page, Response, WSGIOrigin, call, memory_cache, waiting
+from racing import in_thread
 from redis_server import wait_until
 
 from cachekit import IntelligentCache
 from cachekit.http import WSGICache
+from cachekit.http.store import ResponseStore
 from cachekit.testing import ManualClock
 from cachekit.tiers.file.tier import FileCache
 
@@ -99,6 +101,27 @@ def test_a_stale_page_is_served_if_the_application_fails() -> None:
     clock.advance(1000)
     with pytest.raises(LookupError):
         call(app)
+
+
+def test_a_request_that_comes_while_a_page_is_being_stored_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first page of a URL that varies is stored in two steps, and the second request comes in between."""
+    origin = WSGIOrigin(Page((FRESH, ("Vary", "Accept"))))
+    app = WSGICache(origin, memory_cache(ManualClock()))
+    store_step = ResponseStore._store_behind
+    others: list[Callable[[], Response]] = []
+
+    def store_and_ask(store: ResponseStore, *args: Any) -> None:
+        store_step(store, *args)
+        if not others:
+            others.append(in_thread(lambda: call(app)))
+            wait_until(lambda: waiting(app) or origin.count > 1, "the other one waits or calls the origin")
+
+    monkeypatch.setattr(ResponseStore, "_store_behind", store_and_ask)
+    first = call(app)
+    second = others[0]()
+    assert (first.body, second.body, origin.count) == (b"page", b"page", 1)
+    assert second.cache_status == "cachekit; fwd=uri-miss; collapsed; ttl=60"
+    assert call(app).is_hit
 
 
 Strike = Callable[[IntelligentCache, WSGICache], object]
