@@ -16,6 +16,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from free_threads import HAS_GIL
 from fresh_imports import SITE_PACKAGES, loaded_by, run
 
 import cachekit
@@ -169,6 +170,10 @@ def test_submodules_are_attributes() -> None:
         from cachekit import no_such_name  # type: ignore[attr-defined]  # noqa: F401
 
 
+@pytest.mark.skipif(
+    not HAS_GIL,
+    reason="importlib takes a package out of sys.modules for a moment; imports of other threads fail then",
+)
 def test_threads_may_import_at_once() -> None:
     """Each thread asks for the names in another order, and all get the same objects."""
     program = f"""
