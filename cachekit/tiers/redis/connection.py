@@ -182,6 +182,9 @@ def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:
             if self._asks_for_slots:
                 self._asks_for_slots = False
                 if not is_slots(answer):
+                    # The driver closes it after errors of its own only. A client of a Cluster that cannot be
+                    # made would leave it open until the collector finds it.
+                    self.disconnect()
                     raise WrongReplyError("the answer is not one to this command")
             return answer
 
