@@ -139,20 +139,8 @@ class TierStack:
             if files is None or file is None or level is not _ALL or file.breaker.refuses:
                 return self._find(key, level._value_)
             begun = file.clock.monotonic()
-            memory, gate = self._memory, self._gate
             try:
-                if memory.keeps:
-                    if memory.counter.promotions >= gate.due:
-                        gate.decide()
-                    # P before T: a write or an invalidation from here on refuses the copy.
-                    changes = memory.fences.changes
-                    if gate.every == 1 or gate.opens():
-                        value = files.value(key, memory.put_copy, changes)
-                    else:
-                        value = files.value(key, gate.instead(key), changes)
-                        memory.uncopied += value is not MISSING
-                else:
-                    value = files.value(key)
+                value = self._gate.promote(files, key) if self._memory.keeps else files.value(key)
             except TierUnavailableError as error:
                 file.failed(error, begun)
                 if file.strict:
@@ -205,19 +193,11 @@ class TierStack:
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
             return self._find_many(keys, level._value_)
         begun = file.clock.monotonic()
-        memory, gate = self._memory, self._gate
         found: dict[str, Any] = {}
-        if memory.keeps and memory.counter.promotions >= gate.due:
-            gate.decide()
+        keeps, gate = self._memory.keeps, self._gate
         try:
             for key in keys:
-                if not memory.keeps:
-                    found[key] = files.value(key)
-                elif gate.every == 1 or gate.opens():
-                    found[key] = files.value(key, memory.put_copy, memory.fences.changes)
-                else:
-                    found[key] = value = files.value(key, gate.instead(key), memory.fences.changes)
-                    memory.uncopied += value is not MISSING
+                found[key] = gate.promote(files, key) if keeps else files.value(key)
         except TierUnavailableError as error:
             file.failed(error, begun)
             if file.strict:
