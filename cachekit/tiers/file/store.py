@@ -51,7 +51,8 @@ from cachekit.tiers.file.engine.format import (
     TAG,
     Record,
     decode_tags,
-    encoded_record,
+    record_parts,
+    whole_record,
 )
 from cachekit.tiers.file.engine.segments import length_at
 from cachekit.tiers.file.engine.shard import AHEAD, Shard
@@ -129,11 +130,7 @@ class FileStore:
             octets, hashed, shard, bucket = engine.locations[key] or engine.locate(key)
             tokens = shard.tokens
             if keep is not None:
-                # As in Engine.look(). A fence is older than the record: a write between the two, or later,
-                # breaks it.
-                epoch = tokens.words[EPOCH]
-                if epoch & WRITING:
-                    epoch = tokens.stable_epoch()
+                # A fence is older than the record: a write between the two, or later, breaks it.
                 token = tokens.words[bucket]
             # As in Shard.get().
             index = shard.files.index
@@ -182,7 +179,8 @@ class FileStore:
                     if not visited[at >> 1]:
                         visited[at >> 1] = 1
                     if keep is not None:
-                        fence = SharedFence(tokens, key, bucket, token, epoch)
+                        # It gets the tags of the record, and no others later. So it needs no epoch.
+                        fence = SharedFence(tokens, key, bucket, token, 0)
                         if tags:
                             # The record's own tokens of its tags: they also tell an invalidation since the
                             # value was made.
@@ -354,10 +352,10 @@ class FileStore:
                 )  # fmt: skip
                 token = 0 if stored is None else stored
             else:
-                record = encoded_record(
+                record = whole_record(record_parts(
                     octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
                     packed, codec.sign,
-                )  # fmt: skip
+                ))  # fmt: skip
                 token = fresh()
                 # From inside another write of this thread it is stored after that one.
                 shard.lock.run(shard.put, hashed, record, bucket, token, None, in_progress)
@@ -405,10 +403,10 @@ class FileStore:
                     token = 0 if stored is None else stored
                     fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
                     continue
-                record = encoded_record(
+                record = whole_record(record_parts(
                     octets, hashed, payload, expiry, flags, 0, tags, created, expiry + stale_ttl, packed,
                     codec.sign,
-                )  # fmt: skip
+                ))  # fmt: skip
                 token = fresh()
                 fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
                 by_shard.setdefault(shard, []).append((hashed, record, bucket, token))

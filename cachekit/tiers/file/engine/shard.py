@@ -161,15 +161,8 @@ class Shard:
         index = self.files.index
         if index.generation != self.words[GENERATION]:
             index = self.reopen()
-        slots, mask = index.slots, index.mask
-        at = hashed - 1 & mask
-        probes = index.probes
-        while (hash_word := slots[at]) != hashed:
-            probes -= 1
-            if not hash_word or not probes:
-                return None
-            at = at + 2 & mask
-        location_word = slots[at + 1]
+        at = index.find(hashed)
+        location_word = 0 if at < 0 else index.slots[at + 1]
         if not location_word:
             return None
         record = self.read(index.segments, location_word, key)
@@ -177,10 +170,7 @@ class Shard:
             record = self._get_again(index, at, location_word, hashed, key)
             if record is None:
                 return None
-        # As in `_is_live`, without its call.
-        if not record.created - AHEAD <= now < record.expiry:
-            return None
-        if record.tags and not self.tokens.are_current(record.tags):
+        if not self._is_live(record, now):
             return None
         visited = index.visited
         if not visited[at >> 1]:
@@ -351,9 +341,7 @@ class Shard:
             # that was compared then would seem to have been compared now.
             tokens[CHANGES] = token
             files.publish(index, stored, hashed, size)
-            tokens[bucket] = (
-                flux.after(token, others, in_progress=in_progress) if others or in_progress else token
-            )
+            tokens[bucket] = flux.after(token, others, in_progress=in_progress)
         except BaseException:
             # A write that failed still invalidates: the caller relies on the old value being gone.
             self._remove(hashed, bucket, token, others)
