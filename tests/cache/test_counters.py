@@ -133,3 +133,21 @@ def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
                 assert passing.get("k") == 1
         assert memory.get_stats().hits == 50
         assert len(memory._stats._tables) == 2  # of the tier and those that left, of `last`
+
+
+def test_a_cache_that_closes_during_a_sum_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its counts go to the first table, which may be read before that or after it."""
+    stats = MemoryStats()
+    table = stats.table()
+    reader = table.reader()
+    reader.hits = 5
+    totals = LookupTable.totals
+
+    def retiring(first: LookupTable) -> tuple[int, int]:
+        monkeypatch.undo()
+        stats.retire(table)
+        return totals(first)
+
+    monkeypatch.setattr(LookupTable, "totals", retiring)
+    assert stats.lookups() == (5, 0)
+    assert stats.lookups() == (5, 0)

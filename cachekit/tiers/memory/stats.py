@@ -75,8 +75,14 @@ class MemoryStats:
 
     def lookups(self) -> tuple[int, int]:
         """Return the hits and misses of all readers."""
-        hits, misses = map(sum, zip(*[table.totals() for table in self._tables], strict=True))
-        return hits, misses
+        while True:
+            tables = self._tables
+            hits, misses = map(sum, zip(*[table.totals() for table in tables], strict=True))
+            with self._lock:
+                # A table that has left since may have counted twice: the first one has its counts now.
+                is_settled = self._tables is tables
+            if is_settled:
+                return hits, misses
 
     def sample(self, store: Store, key: str) -> None:
         """Repeat the steps of a hit and time them: timing every hit would cost more than the hit."""
