@@ -12,13 +12,9 @@ share, which needs no record of keys. Here the share follows from what copies tu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Final, final
 
-from cachekit.model.types import MISSING, Missing
 from cachekit.tiers.memory.store import Store
-
-if TYPE_CHECKING:
-    from cachekit.tiers.file.store import FileStore
 
 _LOOKUPS: Final = 256  # in files, between two decisions
 _WORTH: Final = 2.0  # hits in memory for each copy, below which fewer are made; from twice that on, more are
@@ -35,42 +31,32 @@ class PromotionGate:
         hits: Returns how many lookups have found their key in it.
     """
 
-    __slots__ = ("_asked", "_copies", "_due", "_every", "_hits", "_left", "_memory", "_served")
+    __slots__ = ("_asked", "_copies", "_hits", "_left", "_memory", "_served", "due", "every")
 
     def __init__(self, memory: Store, hits: Callable[[], int]) -> None:
         self._memory = memory
         self._hits = hits
         self._asked = self._copies = self._served = self._left = 0
-        self._every = 1  # of so many hits in files one is copied
-        self._due = _LOOKUPS  # promotions of the memory tier at which a decision is due, if all are copied
+        #: Of so many hits in files one is copied.
+        self.every = 1
+        #: At how many promotions of the memory tier `decide` is due, as long as all hits are copied.
+        self.due = _LOOKUPS
 
-    def promote(self, files: FileStore, key: str) -> Any | Missing:
-        """Return the value that the files have, copied into memory if that is worth it; a lookup there."""
-        memory = self._memory
-        # P before T: a write or an invalidation from here on refuses the copy.
-        changes = memory.fences.changes
-        if self._every == 1:
-            if memory.counter.promotions >= self._due:
-                self._decide()
-            return files.value(key, memory.put_copy, changes)
+    def opens(self) -> bool:
+        """Return whether the next hit is to be copied, where not all are."""
         self._asked += 1
         if self._asked >= _LOOKUPS:
-            self._decide()
-        if not self._asked % self._every:
-            return files.value(key, memory.put_copy, changes)
-        # Estimates of other sizes count this request too.
-        value = files.value(key, memory.note_copy if memory.is_sampled(key) else None, changes)
-        memory.uncopied += value is not MISSING
-        return value
+            self.decide()
+        return not self._asked % self.every
 
-    def _decide(self) -> None:
+    def decide(self) -> None:
         """Let more or fewer hits be copied from now on, by what became of the last copies."""
         counter, served = self._memory.counter, self._hits()
         left = counter.evictions + counter.invalidations + counter.expirations
         copies, hits, lost = counter.promotions - self._copies, served - self._served, left - self._left
         self._copies, self._served, self._left, self._asked = counter.promotions, served, left, 0
-        self._due = counter.promotions + _LOOKUPS
+        self.due = counter.promotions + _LOOKUPS
         if hits < _WORTH * copies and lost > _LOST * copies:
-            self._every = min(_MOST, 2 * self._every)
+            self.every = min(_MOST, 2 * self.every)
         elif hits > 2 * _WORTH * copies or lost <= _LOST * copies:
-            self._every = max(1, self._every // 2)
+            self.every = max(1, self.every // 2)

@@ -52,6 +52,7 @@ from cachekit.tiers.memory.strategy import adaptive_policy_of
 from cachekit.tiers.redis import bus_of
 
 if TYPE_CHECKING:
+    from cachekit.tiers.file.store import FileStore
     from cachekit.tiers.redis.bus import Bus
 
 _ALL: Final = CacheLevel.ALL
@@ -140,7 +141,7 @@ class TierStack:
                 return self._find(key, level._value_)
             begun = file.clock.monotonic()
             try:
-                value = self._gate.promote(files, key) if self._memory.keeps else files.value(key)
+                value = self._value_in_files(files, key) if self._memory.keeps else files.value(key)
             except TierUnavailableError as error:
                 file.failed(error, begun)
                 if file.strict:
@@ -151,6 +152,20 @@ class TierStack:
             return value
         finally:
             self.busy -= 1
+
+    def _value_in_files(self, files: FileStore, key: str) -> Any | Missing:
+        """Return the value that the files have, and copy it into memory if that is worth it."""
+        memory, gate = self._memory, self._gate
+        if memory.counter.promotions >= gate.due:
+            gate.decide()
+        # P before T: a write or an invalidation from here on refuses the copy.
+        changes = memory.fences.changes
+        if gate.every == 1 or gate.opens():
+            return files.value(key, memory.put_copy, changes)
+        # Estimates of other sizes count this request too.
+        value = files.value(key, memory.note_copy if memory.is_sampled(key) else None, changes)
+        memory.uncopied += value is not MISSING
+        return value
 
     def _find(self, key: str, levels: int) -> Any | Missing:
         """Do what `find` does, with any tiers and levels."""
@@ -194,10 +209,10 @@ class TierStack:
             return self._find_many(keys, level._value_)
         begun = file.clock.monotonic()
         found: dict[str, Any] = {}
-        keeps, gate = self._memory.keeps, self._gate
+        keeps = self._memory.keeps
         try:
             for key in keys:
-                found[key] = gate.promote(files, key) if keeps else files.value(key)
+                found[key] = self._value_in_files(files, key) if keeps else files.value(key)
         except TierUnavailableError as error:
             file.failed(error, begun)
             if file.strict:
