@@ -57,6 +57,36 @@ def run(cache: MemoryCache, keys: list[str], every: int = 500) -> float:
     return hits / len(keys)
 
 
+def test_no_descriptor_is_free_for_the_simulation() -> None:
+    """A write loads its module. It stores its value all the same, and estimates begin later."""
+    code = """
+import os, resource
+from cachekit import MemoryCache
+
+memory = MemoryCache(max_size=50)
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+open_files = []
+try:
+    while True:
+        open_files.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+for number in range(3000):
+    assert memory.set_value(f"k{number % 90}", number) and memory.get_value(f"k{number % 90}") == number
+reason = memory.estimate().reason
+assert reason == "the simulation could not be loaded: Too many open files", reason
+for file in open_files:
+    os.close(file)
+for _ in range(3):  # it begins again, warms up, and counts
+    memory.estimate()
+    for number in range(1000):
+        if memory.get_value(f"k{number % 90}") is None:
+            memory.set_value(f"k{number % 90}", number)
+assert memory.estimate().rates, memory.estimate()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # A cache of another size that is ADAPTIVE may choose another shape.
 @pytest.mark.parametrize("strategy", [one for one in CacheStrategy if one is not CacheStrategy.ADAPTIVE])
 def test_it_is_exact_where_every_key_is_sampled(strategy: CacheStrategy) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, final
 from cachekit.model.reports import SizeEstimate
 from cachekit.model.types import CacheStrategy
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.memory.entry import MemoryEntry
@@ -67,7 +68,7 @@ class KeySample:
     __slots__ = (
         "__weakref__", "_adaptive", "_beginner", "_closed", "_credit", "_fork_guard", "_is_busy", "_limit",
         "_lock", "_lookups", "_lost", "_max_bytes", "_muted", "_paused_until", "_refilled", "_simulation",
-        "_store", "_strategy", "_task", "notes", "seconds", "sleeps",
+        "_store", "_strategy", "_task", "_unloaded", "notes", "seconds", "sleeps",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +92,7 @@ class KeySample:
         self._lost = False
         self._muted: dict[str, tuple[MemoryEntry, int]] = {}
         self._simulation: Simulation | None = None
+        self._unloaded = ""  # why there is no simulation
         #: Whether no background thread simulates yet.
         self.sleeps = True
         #: Seconds of processor time that the simulation has taken.
@@ -157,7 +159,7 @@ class KeySample:
     def _simulate_some(self) -> None:
         """Simulate the oldest notes, with a smaller sample from now on if that takes too long."""
         store = self._store()
-        if store is None or self._is_busy or self._paused_until is not None:
+        if store is None or self._is_busy or self._paused_until is not None or self._unloaded:
             return
         limit = self._exclusively(store, self._advance)
         if limit is not None:
@@ -227,10 +229,14 @@ class KeySample:
         now = store.time.monotonic()
         if self._paused_until is not None:
             return None if now < self._paused_until else self._limit
+        if self._unloaded:
+            return store.sampled
         lost = self._lost or len(self.notes) == self.notes.maxlen
         self._credit = min(_CREDIT, self._credit + _BUDGET * (now - self._refilled))
         self._refilled = now
         self._run_notes(store, len(self.notes), self._totals(store))
+        if self._unloaded:
+            return None
         limit = store.sampled
         if self._credit < 0 or lost:
             limit //= 2
@@ -247,6 +253,8 @@ class KeySample:
         simulation = self._simulation
         if simulation is None:
             simulation = self._simulation = self._new(store, (0, 0, 0))
+            if simulation is None:
+                return
         simulation.run(self.notes, most)
         policy, choice = self._adaptive, simulation.choice
         if policy is not None and choice is not None and choice.shape != policy.shape:
@@ -277,8 +285,15 @@ class KeySample:
         # An estimate is of caches that copy all hits of lower tiers.
         return *self._lookups(), store.counter.sets + store.uncopied
 
-    def _new(self, store: Store, totals: tuple[int, int, int]) -> Simulation:
-        from cachekit.tiers.memory.miniatures import Simulation
+    def _new(self, store: Store, totals: tuple[int, int, int]) -> Simulation | None:
+        try:
+            from cachekit.tiers.memory.miniatures import Simulation
+        except OSError as error:
+            # No descriptor is free. A caller may be storing a value, so only rounds try again.
+            raise_interrupt(error)
+            self._unloaded = f"the simulation could not be loaded: {error.strerror or error}"
+            return None
+        self._unloaded = ""
 
         share = store.sampled / SPREAD
         policy = self._adaptive
@@ -298,7 +313,8 @@ class KeySample:
         else:
             store.sampled = limit
             self._simulation = self._new(store, self._totals(store))
-            self._simulation.warm(held, limit)
+            if self._simulation is not None:
+                self._simulation.warm(held, limit)
 
     def estimate(self, last: int | None) -> SizeEstimate:
         """Return the hit rates that other sizes would have, over the last so many requests, or all."""
@@ -313,6 +329,8 @@ class KeySample:
         reason = "too few requests"
         if self._closed:
             reason = "the cache was closed"
+        elif self._unloaded:
+            reason = self._unloaded
         elif self._paused_until is not None:
             reason = "too many requests a second for the share of a core that the simulation may take"
         unit: Literal["entries", "bytes"] = "entries" if self._max_bytes is None else "bytes"
