@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, final
 
 from cachekit.errors import UnreadableError
 from cachekit.model.contents import kinds_within
@@ -60,44 +60,63 @@ class Codec(Protocol):
         ...
 
 
-#: Encodes and compresses a value, which may have so many bytes when it is stored. Returns the compression's
-#: number, and the stored payload.
-Pack: TypeAlias = Callable[[Any, int], tuple[int, Payload]]
+@final
+class Packer:
+    """Encodes and compresses values for one tier. Safe in any thread.
 
+    Args:
+        codec: for the values.
+        compressor: for what the codec returns.
 
-def packer(codec: Codec, compressor: Compressor) -> Pack:
-    """Return what encodes and compresses a value.
-
-    It raises ValueTooLargeError, as early as it can, for a value of too many bytes. What it returns may have
-    more than that all the same.
+    Attributes:
+        encode: Returns a value as the codec encodes it, in at most so many bytes, and the table of its
+            classes. It raises ValueTooLargeError as early as it can.
+        least: Bytes that an encoded value may have at least: what may be compressed may be larger before.
     """
-    compress = compressor.pack
-    # What may be compressed may be larger before.
-    least = 0 if compressor.algorithm is None else LARGEST_RAW
-    if isinstance(codec, PickleCodec):
-        encode: Callable[[Any, int], tuple[Payload, bytes]] = codec.encode_with_classes
-    else:
 
-        def encode(value: Any, most: int) -> tuple[Payload, bytes]:
-            if codec.code >= _FIRST_OWN:  # which may make anything shorter
-                return codec.encode(value), table_of(kinds_within(value))
-            if type(value) in _SIZED and len(value) > most:
-                raise too_large(len(value))
-            return codec.encode(value), b""
+    __slots__ = ("_codec", "_compressor", "encode", "least")
 
-    def pack(value: Any, most: int) -> tuple[int, Payload]:
-        payload, table = encode(value, max(least, most))
-        size = len(payload)
-        if size < THRESHOLD and not table:
+    def __init__(self, codec: Codec, compressor: Compressor) -> None:
+        self._codec = codec
+        self._compressor = compressor
+        self.least = 0 if compressor.algorithm is None else LARGEST_RAW
+        self.encode: Callable[[Any, int], tuple[Payload, bytes]] = (
+            codec.encode_with_classes if isinstance(codec, PickleCodec) else self._encode
+        )
+
+    def _encode(self, value: Any, most: int) -> tuple[Payload, bytes]:
+        codec = self._codec
+        if codec.code >= _FIRST_OWN:  # which may make anything shorter
+            return codec.encode(value), table_of(kinds_within(value))
+        if type(value) in _SIZED and len(value) > most:
+            raise too_large(len(value))
+        return codec.encode(value), b""
+
+    def pack(self, value: Any, most: int) -> tuple[int, Payload]:
+        """Return the number of the compression, and the stored payload, for a value of at most so many bytes.
+
+        What it returns may have more than that all the same.
+
+        Raises:
+            ValueTooLargeError: the value has more.
+        """
+        payload, table = self.encode(value, max(self.least, most))
+        if len(payload) < THRESHOLD and not table:
             return RAW, payload
-        least_stored = _least_stored(codec, payload) if least and size >= _MAY_EXPAND else 0
+        return self.compress(value, payload, table)
+
+    def compress(self, value: Any, payload: Payload, table: bytes) -> tuple[int, Payload]:
+        """Return what `pack` does, for a value that is encoded."""
+        compressor, size = self._compressor, len(payload)
+        expands = self.least and size >= _MAY_EXPAND
+        least_stored = _least_stored(self._codec, payload) if expands else 0
         whole = payload if least_stored else None
         if type(payload) is bytes and size <= LARGE:
-            packed: tuple[int, Payload] | None = compress(payload)
+            packed: tuple[int, Payload] | None = compressor.pack(payload)
         else:
             packed = compressor.pack_parts(payload if type(payload) is Parts else Parts([payload]))
         if packed is None:  # which no text and few containers meet
-            packed = RAW, encode(value, UNBOUNDED)[0]
+            packed = RAW, self.encode(value, UNBOUNDED)[0]
         if whole is not None and len(packed[1]) < least_stored:
             packed = RAW, whole
         if not table:
@@ -105,8 +124,6 @@ def packer(codec: Codec, compressor: Compressor) -> Pack:
         how, payload = packed
         pieces = [_LENGTH.pack(len(table)), table, *pieces_of(payload)]
         return how | WITH_CLASSES, Parts(pieces) if len(payload) > LARGE else b"".join(pieces)
-
-    return pack
 
 
 def unpack_value(codec: Codec, compression: int, payload: bytes | memoryview) -> Any:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import marshal
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -80,9 +80,9 @@ def _run(more: bytes, numbers: bytes) -> re.Pattern[bytes]:
 
 
 @cache
-def _whole() -> re.Pattern[bytes]:
-    """Compile a whole pickle of one run without tuples and long numbers."""
-    return re.compile(re.escape(_PROTOCOL) + _opcodes(_HASHING, _SHORT) + rb"\.", re.DOTALL)
+def _whole() -> Callable[[bytes], re.Match[bytes] | None]:
+    """Return what matches a whole pickle of one run without tuples and long numbers."""
+    return re.compile(re.escape(_PROTOCOL) + _opcodes(_HASHING, _SHORT) + rb"\.", re.DOTALL).fullmatch
 
 
 @cache
@@ -126,7 +126,7 @@ def is_simple(pickle: bytes) -> bool:
 
     This is the short way of `recognise`, for most pickles. False says nothing.
     """
-    return len(pickle) <= _FEW_NUMBERS and _whole().fullmatch(pickle) is not None
+    return len(pickle) <= _FEW_NUMBERS and _whole()(pickle) is not None
 
 
 class Plain(NamedTuple):

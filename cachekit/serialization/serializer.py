@@ -20,7 +20,7 @@ from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
 from cachekit.serialization.checksum import crc32
-from cachekit.serialization.codec import Codec, packer, unpack_value
+from cachekit.serialization.codec import Codec, Packer, unpack_value
 from cachekit.serialization.envelope import CHECKED, CHECKED_HEADER, pack_length, unpack_checked
 from cachekit.serialization.parts import LARGE, UNBOUNDED, Parts, Payload, pieces_of
 from cachekit.serialization.pickle_allowlist import classes
@@ -154,7 +154,7 @@ class Serializer:
         self._codec = codec_for(codec, allow, trusted or secret is not None)
         self._code = self._codec.code
         self._decode = self._codec.decode
-        self._pack = packer(self._codec, compressing.Compressor(compression))
+        self._pack = Packer(self._codec, compressing.Compressor(compression)).pack
         self._base = crc32(CHECKED + prefix)
         self._signer = None if secret is None else Signer(secret, envelope.SIGNED + prefix)
         # Not the secret: it is kept nowhere.
@@ -284,39 +284,56 @@ class Serializer:
             )
         return Stored(header, view[end:], self._codec, self._signer is not None)
 
-    def read(self, key: str, data: bytes, now: float) -> tuple[Any, float, float, float] | None:
-        """Return the value of a frequent envelope: unsigned, uncompressed, without tags, live and undamaged.
+    def read_many(
+        self,
+        found: Iterable[tuple[str, Any]],
+        now: float,
+        values: dict[str, Any],
+        times: dict[str, tuple[float, float, float, int]] | None = None,
+    ) -> dict[str, Any]:
+        """Read frequent envelopes: unsigned, uncompressed, without tags, live and undamaged.
 
-        This is the short way, with one look at the header. None stands for any other envelope: `decode` says
-        what it is.
+        This is the short way, with one look at each header.
 
         Args:
-            key: the key that it was found under.
-            data: the envelope, to its end.
+            found: keys, and what was found under them: an envelope to its end, anything else, or None.
             now: seconds since the epoch.
+            values: takes the values.
+            times: takes of each when it was made, its `expires` and `stale_until`, and the bytes of its
+                envelope; None if that is not needed.
 
         Returns:
-            The value, when it was made, and its `expires` and `stale_until`.
+            What else was found but None, by key. `decode` says what it is.
         """
-        try:
-            begin, seal, codec, how, tags, created, expires, stale, checksum = unpack_checked(data)
-            name = key.encode()
-            if (
-                begin == CHECKED
-                and codec == self._code
-                and not (how or tags)
-                and 0 <= created < expires <= stale  # NaN is no such number
-                and now < expires
-                and self._signer is None
-                and crc32(pack_length(len(name)) + name + data[CHECKED_HEADER], self._base) == seal
-            ):
-                payload = data[CHECKED_HEADER.stop :]
-                if crc32(payload) == checksum:
-                    return self._decode(payload), created, expires, stale
-        except Exception as error:
-            if is_no_fault_of_value(error):
-                raise
-        return None  # `decode` says what is wrong
+        others: dict[str, Any] = {}
+        base, code, decode, is_unsigned = self._base, self._code, self._decode, self._signer is None
+        payload_at = CHECKED_HEADER.stop
+        for key, data in found:
+            if data is None:
+                continue
+            try:
+                begin, seal, codec, how, tags, created, expires, stale, checksum = unpack_checked(data)
+                name = key.encode()
+                if (
+                    begin == CHECKED
+                    and codec == code
+                    and not (how or tags)
+                    and 0 <= created < expires <= stale  # NaN is no such number
+                    and now < expires
+                    and is_unsigned
+                    and crc32(pack_length(len(name)) + name + data[CHECKED_HEADER], base) == seal
+                ):
+                    payload = data[payload_at:]
+                    if crc32(payload) == checksum:
+                        values[key] = decode(payload)
+                        if times is not None:
+                            times[key] = created, expires, stale, len(data)
+                        continue
+            except Exception as error:
+                if is_no_fault_of_value(error):
+                    raise
+            others[key] = data
+        return others
 
     def _unknown(self, begin: bytes) -> UnreadableError:
         if begin == CHECKED:

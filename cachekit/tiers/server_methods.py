@@ -94,18 +94,29 @@ class ServerMethods(ABC):
     @asks_server
     def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
         """Return the live entries among the keys, in one or two round trips; each key counts as a lookup."""
+        return self._look_up(self._live, keys)
+
+    @asks_server
+    def get_values(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values of the entries that `get_many` returns; each key counts as a lookup."""
+        return self._look_up(self._values, keys)
+
+    def _look_up(self, look: Callable[[Sequence[str]], dict[str, R]], keys: Sequence[str]) -> dict[str, R]:
         keys = checked_keys(keys)
         try:
-            entries = self._live(keys)
+            found = look(keys)
         except TierUnavailableError:
             asked = len(keys)
             self._figures.unavailable += asked
             raise
-        self._figures.end_many(len(keys), len(entries))
-        return entries
+        self._figures.end_many(len(keys), len(found))
+        return found
 
     @abstractmethod
     def _live(self, keys: Sequence[str]) -> dict[str, CacheEntry]: ...
+
+    def _values(self, keys: Sequence[str]) -> dict[str, Any]:
+        return {key: entry.value for key, entry in self._live(keys).items()}
 
     def get_stats(self) -> CacheStats:
         """Return what this process has counted; see `CacheStats`. It stays readable after `close`.

@@ -11,7 +11,7 @@ import pytest
 from redis_looks import Point, arguments_of, commands_of, names_under, value_name
 from same import same
 
-from cachekit import CacheEntry
+from cachekit import CacheEntry, IntelligentCache
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.model.display import shown_tags
 from cachekit.model.types import FOREVER
@@ -274,9 +274,46 @@ class TestManyKeys:
         stats = cache.get_stats()
         assert (stats.sets, stats.deletes, stats.size) == (1200, 2, 1198)
 
+    @pytest.mark.parametrize("secret", [None, SECRET])
+    def test_values_of_many_keys(
+        self, make_cache: MakeCache, client: Any, prefix: str, secret: str | None
+    ) -> None:
+        """`get_values` returns the values of what `get_many` returns, of every kind, and counts as it."""
+        clock = ManualClock()
+        cache = make_cache(secret=secret, clock=clock, allow=[Point])
+        for number, value in enumerate([1, None, "й" * 5000, b"x" * 100_000, Point(1), {"a": [1, (2,)]}]):
+            cache.set_value(f"plain{number}", value)
+        cache.set_value("a\udc80", "surrogate")
+        cache.set_value("tagged", 2, tags=["t"])
+        cache.set_value("invalidated", 3, tags=["u"])
+        cache.invalidate_by_tags(["u"])
+        cache.set("stale", CacheEntry("stale", 4, clock.time(), ttl=50, stale_ttl=50))
+        cache.set_value("expired", 5, ttl=5)
+        make_cache(secret="another secret of a fleet").set_value("signed", 6)
+        for name, stored in (("damaged", b"CK\1\0"), ("foreign", b"1")):
+            cache.set_value(name, 0)
+            client.set(value_name(client, prefix, name), stored)
+        clock.advance(10)
+        keys = [*sorted(cache.keys()), "missing", "expired", "invalidated", "signed", "damaged", "foreign"]
+        before = cache.get_stats()
+        entries = cache.get_many(keys)
+        between = cache.get_stats()
+        values = cache.get_values(keys)
+        after = cache.get_stats()
+        assert same(values, {key: entry.value for key, entry in entries.items()})
+        assert sorted(values) == ["a\udc80", *(f"plain{number}" for number in range(6)), "stale", "tagged"]
+        for figure in ("hits", "misses", "errors"):
+            assert after[figure] - between[figure] == between[figure] - before[figure], figure
+        assert (after.hits - between.hits, after.misses - between.misses) == (9, 6)
+        with IntelligentCache(memory_cache=None, redis_cache=cache) as above:
+            assert same(above.get_many(keys), {key: values[key] for key in keys if key in values})
+            assert list(above.get_many(keys)) == [key for key in keys if key in values]
+            stats = above.get_stats()["combined"]
+            assert (stats.request_hits, stats.requests) == (18, 30)
+
     def test_none_at_all(self, cache: RedisCache) -> None:
         """No keys, no question."""
-        assert cache.get_many([]) == {}
+        assert cache.get_many([]) == cache.get_values([]) == {}
         assert cache.origins([]) == {}
         cache.put_many({}, {})
         assert cache.add_many({}, {}) == {}

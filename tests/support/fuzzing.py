@@ -145,7 +145,7 @@ def read_envelope(draw: Draw) -> None:
     whole = b"".join((envelope.CHECKED, struct.pack("<I", seal), header, names, data))
     serializer = Serializer("ns", codec=("pickle", "json", "msgpack")[which])
     whole = mutated(draw, whole) if draw.random() < 0.3 else whole
-    serializer.read("k", whole, 2.0)
+    serializer.read_many([("k", whole)], 2.0, {})
     serializer.decode("k", whole).value()
 
 

@@ -25,8 +25,8 @@ from typing import Any, Final, final
 from cachekit.errors import UnreadableError
 from cachekit.model.entry import FIRST_MOMENT, CacheEntry, checked_entry
 from cachekit.model.types import NO_TAGS
-from cachekit.serialization.codec import Codec, packer, unpack_value
-from cachekit.serialization.compression import Compressor
+from cachekit.serialization.codec import Codec, Packer, unpack_value
+from cachekit.serialization.compression import THRESHOLD, Compressor
 from cachekit.serialization.parts import UNBOUNDED, Payload
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Signer
@@ -50,11 +50,11 @@ class RecordCodec:
         signer: signs records; None if there is no secret.
     """
 
-    __slots__ = ("_codec", "_flags", "_pack", "_verify", "loads", "plain", "sign")
+    __slots__ = ("_codec", "_flags", "_packer", "_verify", "loads", "plain", "sign")
 
     def __init__(self, codec: Codec, compressor: Compressor, signer: Signer | None) -> None:
         self._codec = codec
-        self._pack = packer(codec, compressor)
+        self._packer = Packer(codec, compressor)
         self._verify = None if signer is None else signer.verify
         #: Returns the signature of the parts of a record; None without a secret.
         self.sign = None if signer is None else signer.sign
@@ -71,7 +71,12 @@ class RecordCodec:
             SerializationError: the value would not come back as it is.
             ValueTooLargeError: it is known to take more than `most` bytes.
         """
-        compression, payload = self._pack(value, most)
+        packer = self._packer
+        least = packer.least
+        payload, table = packer.encode(value, most if most > least else least)  # noqa: FURB136  # a call costs more
+        if len(payload) < THRESHOLD and not table:  # stored as it is, like most values
+            return self._flags, payload
+        compression, payload = packer.compress(value, payload, table)
         return self._flags | compression << _COMPRESSION_SHIFT, payload
 
     def value(self, record: Record) -> Any:

@@ -19,6 +19,7 @@ _MOST: Final = 1 << 63
 is_nothing: Final[Check] = partial(is_, None)
 #: Digits of seconds since the epoch.
 MOST_SECONDS: Final = 12
+_OF_VALUES: Final = frozenset({bytes, type(None)})
 _SLOTS: Final = 1 << 14  # of a Cluster
 _MOST_NODES: Final = 2000  # of a Cluster; Redis is made for 1,000
 
@@ -124,6 +125,15 @@ def is_slots(answer: object) -> bool:
         if slots > _SLOTS or len(nodes) > _MOST_NODES:
             return False
     return True
+
+
+def values(length: int) -> Check:
+    """Return a check of a list of so many values, each of which `is_value`; without a call for each."""
+
+    def are_values(answer: object) -> bool:
+        return type(answer) is list and len(answer) == length and _OF_VALUES.issuperset(map(type, answer))
+
+    return are_values
 
 
 def list_of(check: Check, length: int) -> Check:

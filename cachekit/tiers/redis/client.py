@@ -19,7 +19,7 @@ from cachekit.runtime import fork
 from cachekit.runtime.interrupts import chain_of, interrupt_behind, raise_interrupt
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.redis.address import Address
-from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
+from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of, values
 from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection import (
     cluster_of,
@@ -179,7 +179,7 @@ class Client:
             found: list[bytes | None] = []
             for start in range(0, len(names), _BATCH):
                 some = names[start : start + _BATCH]
-                found += self.call(list_of(is_value, len(some)), "MGET", *some)
+                found += self.call(values(len(some)), "MGET", *some)
             return found
         return self.read_strings([("GET", name) for name in names], is_value)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, final
+from typing import Any, Final, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
@@ -72,31 +72,39 @@ class Entries:
         """Return the live entries among the keys. One round trip, two with tags."""
         return self._entries(zip(keys, self._store.read_many(keys), strict=True))
 
+    def get_values(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values of the entries that `get_many` returns."""
+        values: dict[str, Any] = {}
+        found = zip(keys, self._store.read_many(keys), strict=True)
+        others = self._serializer.read_many(found, self._clock.time(), values)
+        for key, entry in (self._other_entries(others) if others else {}).items():
+            values[key] = entry.value
+        return values
+
     def _entries(self, found: Iterable[tuple[str, object]]) -> dict[str, CacheEntry]:
         """Return the entries that can be read, have not expired, and whose tags were not invalidated."""
-        now, read = self._clock.time(), self._serializer.read
+        now = self._clock.time()
+        values: dict[str, Any] = {}
+        times: dict[str, tuple[float, float, float, int]] = {}
+        others = self._serializer.read_many(found, now, values, times)
         entries = {}
-        others: dict[str, object] = {}
-        for key, envelope in found:
-            if envelope is None:
-                continue
-            plain = read(key, envelope, now) if type(envelope) is bytes else None
-            if plain is None:
-                others[key] = envelope
-                continue
-            value, created, expires, stale_until = plain
+        for key, (created, expires, stale_until, size) in times.items():
             ttl = expires - created
             # Made now at the latest: another host's clock that is ahead lengthens no life.
             entries[key] = checked_entry(
                 key,
-                value,
+                values[key],
                 created if created < now else now,  # noqa: FURB136  # a call takes longer
                 round(ttl * 1e6) / 1e6 if ttl < LONGEST_LIFE else ttl,  # `difference`, without a call
                 NO_TAGS,
-                len(envelope),  # type: ignore[arg-type]  # it is bytes
+                size,
                 0.0 if stale_until == expires else difference(stale_until, expires),
             )
-        for key, (stored, size) in (self._alive(others) if others else {}).items():
+        return entries | self._other_entries(others) if others else entries
+
+    def _other_entries(self, found: Mapping[str, object]) -> dict[str, CacheEntry]:
+        entries = {}
+        for key, (stored, size) in self._alive(found).items():
             try:
                 entries[key] = entry_of(key, stored, stored.tags, size, self._clock.time())
             except UnreadableError:

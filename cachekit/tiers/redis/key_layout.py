@@ -70,11 +70,12 @@ class Layout:
 
     def values(self, keys: Iterable[str]) -> list[bytes]:
         """Do what `value` does for several keys."""
-        prefix = self._prefix
-        return [
-            b"%s{%d}:%s" % (prefix, crc32(octets) % BUCKETS, octets)
-            for octets in [key.encode("utf-8", "surrogatepass") for key in keys]
-        ]
+        prefix, keys = self._prefix, list(keys)
+        try:
+            encoded = [key.encode() for key in keys]
+        except UnicodeEncodeError:
+            encoded = list(map(_octets, keys))
+        return [b"%s{%d}:%s" % (prefix, crc32(octets) % BUCKETS, octets) for octets in encoded]
 
     def tag(self, tag: str) -> bytes:
         """Return the name of a tag's token."""

@@ -271,6 +271,9 @@ class RedisCache(ServerMethods):
     def _live(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
         return self._entries.get_many(keys)
 
+    def _values(self, keys: Sequence[str]) -> dict[str, Any]:
+        return self._entries.get_values(keys)
+
     @asks_server
     def peek(self, key: str) -> CacheEntry | None:
         """Do what `get` does, without counting a lookup."""
