@@ -556,8 +556,9 @@ class IntelligentCache:
         wanted = checked_keys(keys)
         found = self._core.look_up_many_in_memory(wanted, cache_level)
         if self._core.tiers.lower and len(found) < len(wanted):
-            found |= self._core.tiers.find_many([key for key in wanted if key not in found], cache_level)
-        return {key: found[key] for key in wanted if key in found}
+            missing = [key for key in wanted if key not in found] if found else wanted
+            found |= self._core.tiers.find_many(missing, cache_level)
+        return found if list(found) == wanted else {key: found[key] for key in wanted if key in found}
 
     def set_many(
         self,
@@ -575,12 +576,15 @@ class IntelligentCache:
             raise TypeError(f"values must be a mapping from key to value, not {shown_value(values)}")
         life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = checked_tags(tags)
-        checked = {checked_key(key): value for key, value in values.items()}
+        checked = dict(values)
+        if set(map(type, checked)) != {str} or max(map(len, checked)) > LONGEST:
+            checked = {checked_key(key): value for key, value in checked.items()}
         # As in `set`.
         readable = READABLE_TYPES if self._core.tiers.lower and cache_level is _ALL else PLAIN_TYPES
-        for key, value in checked.items():
-            if type(value) not in readable:
-                refuse_unstorable(value, key)
+        if not readable.issuperset(map(type, checked.values())):
+            for key, value in checked.items():
+                if type(value) not in readable:
+                    refuse_unstorable(value, key)
         if playing.player is not None:
             playing.player.write(self._core, checked, life, labels)
         if self._core.tiers.lower:

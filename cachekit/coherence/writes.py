@@ -34,6 +34,9 @@ _ALL: Final = CacheLevel.ALL
 
 #: Keys that are being written at a time. After a second other processes take a writer for dead.
 _TOGETHER: Final = 500
+#: The same where only files are written, under one hold of each shard's lock: no write there is in progress
+#: after the hold.
+_TOGETHER_IN_FILES: Final = 2000
 
 #: Keys of one failed write whose failure is remembered.
 _REMEMBERED: Final = 16
@@ -182,17 +185,17 @@ class TierWrites:
         keys = list(values)
         begun = file.clock.monotonic()
         try:
-            for start in range(0, len(keys), _TOGETHER):
-                some = {key: values[key] for key in keys[start : start + _TOGETHER]}
+            for start in range(0, len(keys), _TOGETHER_IN_FILES):
+                some = {key: values[key] for key in keys[start : start + _TOGETHER_IN_FILES]}
                 # The steps of `write_one`.
                 memory.break_fences(some)
                 created = memory.time.monotonic()
-                shared_fences = files.write_many(some, ttl, tags, 0.0)
+                shared_fences: dict[str, SharedFence] = {}
+                files.write_many(some, ttl, tags, 0.0, shared_fences if memory.keeps else None)
                 if file.is_full:
                     file.has_room()
-                if memory.keeps:
-                    for key, shared_fence in shared_fences.items():
-                        memory.put(key, values[key], ttl, tags, created, None, shared_fence)
+                for key, shared_fence in shared_fences.items():
+                    memory.put(key, values[key], ttl, tags, created, None, shared_fence)
         except TierUnavailableError as error:
             file.failed(error, begun)
             return self.write({key: values[key] for key in keys[start:]}, ttl, tags, level)

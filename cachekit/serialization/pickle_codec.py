@@ -13,6 +13,7 @@ import itertools
 import pickle
 import sys
 from collections.abc import Iterable
+from pickle import loads
 from typing import Any, Final, final
 
 from cachekit.errors import OnceOnlyError, SerializationError, UnreadableError, ValueTooLargeError
@@ -60,6 +61,12 @@ class _Sink:
     def write(self, piece: Any) -> None:
         """Keep a frame, or what a large object holds, which may be the object itself."""
         plain = type(piece) is bytes
+        if plain and not self.pieces:
+            self.pieces.append(piece)  # most pickles are this one frame, whose size `_dumped` compares
+            return
+        if len(self.pieces) == 1:
+            first = len(self.pieces[0])
+            self.left -= first
         size = len(piece) if plain else memoryview(piece).nbytes
         self.left -= size
         if self.left < 0:
@@ -192,7 +199,7 @@ class PickleCodec:
             return False
         try:
             if not is_simple(outline):
-                self._verify(pickle.loads(outline), outline)
+                self._verify(loads(outline), outline)
         except SerializationError:
             return False  # verified whole, the error speaks of the value itself
         return True
@@ -210,10 +217,10 @@ class PickleCodec:
         """
         try:
             if self.trusted:
-                return pickle.loads(payload)
+                return loads(payload)
             # First look, then load, both on the same immutable bytes: nothing can change them in between.
             whole = payload if type(payload) is bytes else bytes(payload)
-            return pickle.loads(whole) if is_simple(whole) else self._load_allowed(whole)
+            return loads(whole) if is_simple(whole) else self._load_allowed(whole)
         except UnreadableError:
             raise
         except (ImportError, AttributeError) as error:
@@ -236,7 +243,7 @@ class PickleCodec:
     def _load_allowed(self, payload: bytes) -> Any:
         plain = recognise(payload)
         if plain is not None:
-            value = _Unpickler(watched(payload), {}).load() if plain.may_collide else pickle.loads(payload)
+            value = _Unpickler(watched(payload), {}).load() if plain.may_collide else loads(payload)
             if plain.may_be_deep and is_deep(value):
                 pickle_inspector.inspect(payload, self._allowed)
             return value
@@ -314,6 +321,8 @@ def _dumped(value: Any, most: int) -> tuple[Payload, dict[int, type]]:
     kinds, pieces = pickler.kinds, sink.pieces
     if len(pieces) == 1:
         payload = pieces.pop()
+        if len(payload) > most:
+            raise too_large(len(payload))
         if kinds:
             pickler.kinds = {}
         pickler.clear_memo()

@@ -337,7 +337,7 @@ def test_a_call_from_inside_a_write(tmp_path: Path) -> None:
     with Engine(tmp_path, geometry=SMALL) as engine:
         engine.put("victim", b"v")
         files: Any = inside.shard(engine).files
-        pwrite = files._pwrite
+        pwrite = files.pwrite
         between: list[object] = []
 
         def interrupted(fd: int, content: bytes, offset: int) -> object:
@@ -348,7 +348,7 @@ def test_a_call_from_inside_a_write(tmp_path: Path) -> None:
                 engine.put("outer", b"inner")
             return pwrite(fd, content, offset)
 
-        files._pwrite = interrupted
+        files.pwrite = interrupted
         engine.put("outer", b"o")
         assert between[0] is not None
         assert payload_of(engine, "inner") == b"i"
@@ -448,8 +448,8 @@ def test_a_cut_short_write_goes_on(tmp_path: Path) -> None:
     """A pwrite that writes a part is followed by the rest."""
     with Engine(tmp_path, geometry=SMALL) as engine:
         files: Any = inside.shard(engine).files
-        pwrite = files._pwrite
-        files._pwrite = lambda fd, content, offset: pwrite(fd, content[:100], offset)
+        pwrite = files.pwrite
+        files.pwrite = lambda fd, content, offset: pwrite(fd, content[:100], offset)
         engine.put("k", b"value" * 150)
         assert payload_of(engine, "k") == b"value" * 150
 

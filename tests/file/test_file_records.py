@@ -203,12 +203,12 @@ def test_a_key_of_a_batch_that_cannot_be_published_is_gone(
         failed: list[int] = []
 
         def failing(
-            files: ShardFiles, index: Index, appended: tuple[int, int], hashed: int, size: int
+            files: ShardFiles, index: Index, at: int, location_word: int, hashed: int, size: int
         ) -> None:
             if hashed == engine_of(cache).locate("k4")[1]:
                 failed.append(hashed)
                 raise OSError(errno.EIO, "the test's disk")
-            publish(files, index, appended, hashed, size)
+            publish(files, index, at, location_word, hashed, size)
 
         monkeypatch.setattr(ShardFiles, "publish", failing)
         store = store_of(cache)

@@ -51,8 +51,7 @@ from cachekit.tiers.file.engine.format import (
     TAG,
     Record,
     decode_tags,
-    record_parts,
-    whole_record,
+    small_record,
 )
 from cachekit.tiers.file.engine.segments import length_at
 from cachekit.tiers.file.engine.shard import AHEAD, Shard
@@ -344,21 +343,21 @@ class FileStore:
             if epoch & WRITING:
                 epoch = tokens.stable_epoch()
             tags = tokens.of_tags(names) if names else ()
-            if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
+            if len(payload) + len(packed) + len(octets) <= engine.surely_fits and len(tags) <= MOST_TAGS:
+                record = small_record(
+                    octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
+                    packed, codec.sign,
+                )  # fmt: skip
+                token = fresh()
+                # From inside another write of this thread it is stored after that one.
+                shard.lock.run(shard.put, hashed, record, bucket, token, None, in_progress)
+            else:
                 stored = engine.put(
                     key, payload, expiry=expiry, flags=flags, server_token=server_token, tags=tags,
                     created=created, stale_until=expiry + stale_ttl, names=packed, sign=codec.sign,
                     in_progress=in_progress,
                 )  # fmt: skip
                 token = 0 if stored is None else stored
-            else:
-                record = whole_record(record_parts(
-                    octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
-                    packed, codec.sign,
-                ))  # fmt: skip
-                token = fresh()
-                # From inside another write of this thread it is stored after that one.
-                shard.lock.run(shard.put, hashed, record, bucket, token, None, in_progress)
         except FileNotFoundError as error:
             if checks:
                 self._fail(error)
@@ -370,53 +369,86 @@ class FileStore:
         return SharedFence(tokens, key, bucket, token, epoch, names, tags)
 
     def write_many(
-        self, values: Mapping[str, Any], ttl: float, names: frozenset[str], stale_ttl: float
-    ) -> dict[str, SharedFence]:
-        """Do as `write` for several values, under one hold of each shard's lock."""
+        self,
+        values: Mapping[str, Any],
+        ttl: float,
+        names: frozenset[str],
+        stale_ttl: float,
+        fences: dict[str, SharedFence] | None = None,
+    ) -> None:
+        """Do as `write` for several values, under one hold of each shard's lock.
+
+        All are encoded before the first is stored.
+
+        Args:
+            values: the values by key.
+            ttl: as for `write`, like all others.
+            names: as there.
+            stale_ttl: as there.
+            fences: takes the fences that `write` would return; None if they are not needed.
+        """
         self.change(_itself)
         (engine, codec), created = self._handle.opened, self._clock.time()
         expiry = min(created + ttl, created + self._longest)
         if expiry <= created:
-            return {key: self.remove(key, False)[1] for key in values}
-        encoded: dict[str, tuple[int, Payload]] = {}
+            for key in values:
+                fence = self.remove(key, False)[1]
+                if fences is not None:
+                    fences[key] = fence
+            return
+        packed = pack_names(names, None) if names else b""
+        stale_until = expiry + stale_ttl
+        encode, sign, most, locations = codec.encode, codec.sign, engine.largest, engine.locations
+        large: list[tuple[str, int, Payload]] = []
+        by_shard: dict[Shard, list[tuple[int, bytes, int, int]]] = {}
+        try:
+            before = engine.fence("", names)  # older than the writes: its epoch and the tokens of the tags
+        except _FAILURES as error:
+            self._fail(error)
+        tags = before.tags
+        fits = engine.surely_fits - len(packed) if len(tags) <= MOST_TAGS else -1
         for key, value in values.items():
             try:
-                encoded[key] = codec.encode(value, engine.largest)
+                flags, payload = encode(value, most)
             except ValueTooLargeError as error:
                 self._refuse(engine, key, error, removes=True)
             except SerializationError as error:
                 text = f"the value of {shown_key(key)} is not storable: {error}{how_to_show()}"
                 raise type(error)(text) from error.__cause__
-        packed = pack_names(names, None) if names else b""
-        by_shard: dict[Shard, list[tuple[int, bytes, int, int]]] = {}
-        fences: dict[str, SharedFence] = {}
+            try:
+                octets, hashed, shard, bucket = locations[key] or engine.locate(key)
+            except CacheClosedError as error:
+                self._fail(error)
+            if len(payload) + len(octets) > fits:
+                large.append((key, flags, payload))
+                continue
+            record = small_record(
+                octets, hashed, payload, expiry, flags, 0, tags, created, stale_until, packed, sign
+            )
+            token = fresh()
+            records = by_shard.get(shard)
+            if records is None:
+                records = by_shard[shard] = []
+            records.append((hashed, record, bucket, token))
+            if fences is not None:
+                fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
         try:
-            before = engine.fence("", names)  # older than the writes: its epoch and the tokens of the tags
-            tags = before.tags
-            for key, (flags, payload) in encoded.items():
-                octets, hashed, shard, bucket = engine.locations[key] or engine.locate(key)
-                if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
-                    stored = engine.put(
-                        key, payload, expiry=expiry, flags=flags, tags=tags, created=created,
-                        stale_until=expiry + stale_ttl, names=packed, sign=codec.sign,
-                    )  # fmt: skip
+            for key, flags, payload in large:
+                stored = engine.put(
+                    key, payload, expiry=expiry, flags=flags, tags=tags, created=created,
+                    stale_until=stale_until, names=packed, sign=sign,
+                )  # fmt: skip
+                if fences is not None:
+                    _, _, shard, bucket = locations[key] or engine.locate(key)
                     token = 0 if stored is None else stored
                     fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
-                    continue
-                record = whole_record(record_parts(
-                    octets, hashed, payload, expiry, flags, 0, tags, created, expiry + stale_ttl, packed,
-                    codec.sign,
-                ))  # fmt: skip
-                token = fresh()
-                fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
-                by_shard.setdefault(shard, []).append((hashed, record, bucket, token))
             for shard, records in by_shard.items():
+                records.reverse()  # it begins at the end, and the last keys have to be the newest
                 shard.lock.run(shard.put_many, records)
         except _FAILURES as error:
             self._fail(error)
-        count = len(fences)
+        count = len(values)
         self.counter.sets += count
-        return fences
 
     def replace(
         self, entry: CacheEntry, origin: ServerTokens | None, expect: SharedFence, in_progress: bool

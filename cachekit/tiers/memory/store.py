@@ -542,15 +542,18 @@ class Store(RemovalMixin):
         with self._lock:
             if self._state == CLOSED:
                 self.refuse_if_closed()
-            for key in keys:
-                self._fences.break_key(key)
+            # As break_key(), whose call a write without loads in progress does not need.
+            self.fences.changes += 1
+            if self._fenced:
+                for key in keys:
+                    self._fences.break_key(key)
 
     def break_fence(self, key: str) -> None:
         """Do what `break_fences` does, for one key."""
         with self._lock:
             if self._state == CLOSED:
                 self.refuse_if_closed()
-            # As break_key(), whose call a write without loads in progress does not need.
+            # As in break_fences().
             self.fences.changes += 1
             if self._fenced:
                 self._fences.break_key(key)

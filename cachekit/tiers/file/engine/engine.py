@@ -29,10 +29,10 @@ from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps, regrow
 from cachekit.tiers.file.engine.format import (
     MOST_TAGS,
     SIGNATURE_SIZE,
+    TOKENS_HEAD,
     Geometry,
     LargeRecord,
     Record,
-    bucket_of,
     hasher,
     record_parts,
     record_size,
@@ -685,10 +685,13 @@ class Engine:
         if self._closed:
             raise self._refusal()
         shards = self._shards
-        octets = key.encode("utf-8", "surrogatepass")
+        try:
+            octets = key.encode()
+        except UnicodeEncodeError:
+            octets = key.encode("utf-8", "surrogatepass")
         hashed = self._hash_of(octets)
         shard = shards[hashed >> self._shard_shift]
-        found = (octets, hashed, shard, bucket_of(hashed, self._bucket_shift))
+        found = octets, hashed, shard, TOKENS_HEAD + (hashed >> self._bucket_shift)  # as bucket_of()
         if len(octets) <= _LONGEST_LOCATED:
             if len(locations) >= MOST_LOCATIONS:
                 locations.clear()

@@ -22,7 +22,8 @@ _ONE: Final = 1 << 55
 _COUNT: Final = 255 * _ONE
 _BEGUN: Final = 39
 _TIMES: Final = 0xFFFF
-_LOW: Final = (1 << _BEGUN) - 1
+#: The bits of the last change's token.
+LOW: Final = (1 << _BEGUN) - 1
 _LONGEST: Final = 16  # eighths of a second
 
 
@@ -40,19 +41,19 @@ def is_old(word: int) -> bool:
 
 def during(token: int, others: int) -> int:
     """Return the word for a change under way, beside other writes in progress."""
-    return WRITING | others | token & _LOW
+    return WRITING | others | token & LOW
 
 
 def after(token: int, others: int, *, in_progress: bool = False) -> int:
     """Return the word at the end of a change, whose own write goes on in other tiers or is over."""
     if in_progress:
         others = others if others & _COUNT == _COUNT else (others or _now() << _BEGUN) + _ONE
-    return WRITING | others | token & _LOW if others else token
+    return WRITING | others | token & LOW if others else token
 
 
 def is_alone(word: int, token: int) -> bool:
     """Return whether the write with this token is in progress, and overlapped with no other one."""
-    return word & ~(_TIMES << _BEGUN) == WRITING | _ONE | token & _LOW
+    return word & ~(_TIMES << _BEGUN) == WRITING | _ONE | token & LOW
 
 
 def without_one(word: int, fresh: int) -> int:

@@ -218,6 +218,37 @@ def whole_record(parts: Sequence[bytes]) -> bytes:
     return crc32(body).to_bytes(4, "little") + body
 
 
+def small_record(
+    key: bytes,
+    hashed: int,
+    payload: Payload,
+    expiry: float,
+    flags: int,
+    server_token: int,
+    tags: Sequence[tuple[int, int]],
+    created: float,
+    stale_until: float,
+    names: bytes,
+    sign: Callable[..., bytes] | None,
+) -> bytes:
+    """Return the `whole_record` of the `record_parts`, without a signature in three quarters of the time."""
+    if sign is not None or type(payload) is not bytes:
+        return whole_record(
+            record_parts(
+                key, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+            )
+        )
+    size, count = len(payload), len(tags)
+    head = _AFTER_CRC.pack(
+        size, len(key), len(names), flags, count, created, expiry, stale_until, hashed, server_token
+    )
+    if tags:
+        head += b"".join([TAG.pack(*tag) for tag in tags])
+    begin = head + key + names
+    body = b"".join((begin, payload, _PADDING[-(4 + len(begin) + size) % UNIT]))
+    return crc32(body).to_bytes(4, "little") + body
+
+
 @final
 class LargeRecord:
     """A record in the parts that it is written in: joining them would copy a large payload."""

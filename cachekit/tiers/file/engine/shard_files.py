@@ -117,9 +117,9 @@ class ShardFiles:
     needs_compaction: bool  #: whether a new segment has left too little room for another one
 
     __slots__ = (
-        "_growing", "_large", "_most_mapped", "_parked", "_pwrite", "_segment_size", "aside", "counter",
-        "effects", "folder", "geometry", "index", "most_shared", "needs_compaction", "opening", "table",
-        "words", "writing",
+        "_growing", "_large", "_most_mapped", "_parked", "aside", "counter", "effects", "folder", "geometry",
+        "index", "most_shared", "needs_compaction", "opening", "pwrite", "segment_size", "table", "words",
+        "writing",
     )  # fmt: skip
 
     def __init__(
@@ -139,8 +139,8 @@ class ShardFiles:
         self.aside: set[FileAside] = set()
         self._most_mapped = most_mapped
         self.effects = effects
-        self._pwrite = effects.pwrite
-        self._segment_size = geometry.segment
+        self.pwrite = effects.pwrite
+        self.segment_size = geometry.segment
         #: Bytes of the largest record that shares a file with others.
         self.most_shared = geometry.segment >> 2
         self.counter = Counter()
@@ -405,30 +405,9 @@ class ShardFiles:
 
     def append_for(self, index: Index, hashed: int, record: bytes | LargeRecord) -> Appended | Lack | Again:
         """Append the record, and find its slot; or tell what is missing. AGAIN after a reset of the shard."""
-        words, slots, mask = self.words, index.slots, index.mask
-        at = hashed - 1 & mask
-        # As `index.place` and `append` for most records, without their calls.
-        hash_word = slots[at]
-        if hash_word and hash_word != hashed:
-            at = index.place(hashed)
-            hash_word = slots[at] if at >= 0 else 0
-        if at < 0 or (not hash_word and not self._may_use_slot(index)):
+        at = index.place(hashed)
+        if at < 0 or (not index.slots[at] and not self.may_use_slot(index)):
             return NO_SLOT
-        size, tail, (segment, fd) = len(record), words[TAIL], index.segments.writing
-        offset = tail & _LOW32
-        if (
-            size <= self.most_shared
-            and tail >> 32 == segment
-            and not offset % UNIT
-            and offset + size <= self._segment_size
-            and type(record) is bytes
-            and self._pwrite(fd, record, offset) == size
-        ):
-            words[TAIL] = tail + size
-            crc = int.from_bytes(record[:4], "little") & CRC_MASK
-            length = size if size < LONG else LONG  # noqa: FURB136  # a call costs more
-            # As pack_location(), without its call.
-            return at, segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | length << LENGTH_SHIFT | crc
         try:
             location_word = self.append(record, 1)
         except _NumbersUsedUpError:
@@ -447,8 +426,8 @@ class ShardFiles:
         offset = tail & _LOW32
         if words[NEW] or tail >> 32 != segment or offset % UNIT:
             return []
-        slots = index.capacity * 55 // 100 - words[USED]  # as _may_use_slot()
-        room = min(self._segment_size - offset, _TOGETHER)
+        slots = index.capacity * 55 // 100 - words[USED]  # as may_use_slot()
+        room = min(self.segment_size - offset, _TOGETHER)
         content: list[bytes] = []
         locations: list[int] = []
         size = 0
@@ -457,12 +436,17 @@ class ShardFiles:
             length = len(record)
             if length > self.most_shared or size + length > room:
                 break
-            crc = int.from_bytes(record[:4], "little")
-            locations.append(pack_location(segment, offset + size, length, crc))
+            # As pack_location(), without its call.
+            locations.append(
+                segment << SEGMENT_SHIFT
+                | offset + size << OFFSET_SHIFT
+                | (length if length < LONG else LONG) << LENGTH_SHIFT  # noqa: FURB136  # a call costs more
+                | int.from_bytes(record[:4], "little") & CRC_MASK
+            )
             content.append(record)
             size += length
         try:
-            if len(content) < 2 or self._pwrite(fd, b"".join(content), offset) != size:
+            if len(content) < 2 or self.pwrite(fd, b"".join(content), offset) != size:
                 return []
         except OSError as error:
             raise_interrupt(error)
@@ -470,7 +454,8 @@ class ShardFiles:
         words[TAIL] = tail + size
         return locations
 
-    def _may_use_slot(self, index: Index) -> bool:
+    def may_use_slot(self, index: Index) -> bool:
+        """Tell whether the index has room for one more key, without growth."""
         # Growth begins at 0.55 of the slots. While it lasts, writes may use the rest up to 0.6.
         used = self.words[USED] + 1
         if used > index.capacity:
@@ -498,7 +483,7 @@ class ShardFiles:
         except FileNotFoundError:
             words[TAIL] = 0  # a user removed the file
             return self.append(record, spare)
-        write_all(self._pwrite, fd, record, offset)
+        write_all(self.pwrite, fd, record, offset)
         words[TAIL] = segment << 32 | offset + size
         return pack_location(segment, offset, size, int.from_bytes(record[:4], "little"))
 
@@ -593,9 +578,8 @@ class ShardFiles:
         found = self.folder.look(self.index.segments.name(number))
         return 0 if found is None else found.st_mtime_ns
 
-    def publish(self, index: Index, appended: Appended, hashed: int, size: int) -> None:
+    def publish(self, index: Index, at: int, location_word: int, hashed: int, size: int) -> None:
         """Store the location word of a record that was appended in its slot."""
-        at, location_word = appended
         words, slots, places = self.words, index.slots, self.table.places
         before = slots[at + 1]
         growing = words[NEW]
@@ -631,7 +615,7 @@ class ShardFiles:
             if length != LONG and words[place] == segment and words[place + 2] > length:
                 words[place + 2] -= length
             elif before != location_word:
-                self._lose(index, before)
+                self.lose(index, before)
 
     def _clear_hidden(self, index: Index, at: int, hashed: int) -> None:
         """Clear a slot of this hash that a probe no longer reached, because damage made the one before it 0.
@@ -651,14 +635,14 @@ class ShardFiles:
         before = index.slots[at + 1]
         self.table.gain(location_word >> SEGMENT_SHIFT, size)
         self._change(index, at, location_word)
-        self._lose(index, before)
+        self.lose(index, before)
 
     def clear_slot(self, index: Index, at: int) -> None:
         """Remove the entry of a slot."""
         before = index.slots[at + 1]
         self._change(index, at, 0)
         self.words[ENTRIES] = max(0, self.words[ENTRIES] - 1)
-        self._lose(index, before)
+        self.lose(index, before)
 
     def _change(self, index: Index, at: int, location_word: int) -> None:
         growing = self.words[NEW]
@@ -691,7 +675,7 @@ class ShardFiles:
             new.visited[to >> 1] = 0
         words[BUSY] = 0
 
-    def _lose(self, index: Index, location_word: int) -> None:
+    def lose(self, index: Index, location_word: int) -> None:
         """Subtract a record from its segment; remove a segment without live bytes."""
         segment = location_word >> SEGMENT_SHIFT
         # Of a file of one record this is all, whatever its header says: it may be damaged.
