@@ -349,7 +349,6 @@ class Shard:
                 and (hash_word or files.may_use_slot(index))
                 and tail >> 32 == segment
                 and not offset % UNIT
-                and size <= files.most_shared
                 and offset + size <= files.segment_size
                 and type(record) is bytes
                 and files.pwrite(fd, record, offset) == size
