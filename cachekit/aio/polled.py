@@ -51,7 +51,6 @@ class PolledFacade(LowerFacade[C]):
     get_value = in_thread(PolledTier.get_value)
     get = in_thread(PolledTier.get)
     get_many = in_thread(PolledTier.get_many)
-    get_values = in_thread(PolledTier.get_values)
     peek = in_thread(PolledTier.peek)
     keys = in_thread(PolledTier.keys)
     size = in_thread(PolledTier.size)

@@ -135,7 +135,6 @@ class RedisCache(LowerFacade[Core]):
     get_value = in_thread(Core.get_value)
     get = in_thread(Core.get)
     get_many = in_thread(Core.get_many)
-    get_values = in_thread(Core.get_values)
     peek = in_thread(Core.peek)
     contains = in_thread(Core.__contains__)
     keys = in_thread(Core.keys)

@@ -576,7 +576,8 @@ class IntelligentCache:
             raise TypeError(f"values must be a mapping from key to value, not {shown_value(values)}")
         life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = checked_tags(tags)
-        checked = dict(values)
+        # A dict of another class may have more to say than its table.
+        checked = dict(values) if type(values) is dict else dict(values.items())
         if set(map(type, checked)) != {str} or max(map(len, checked)) > LONGEST:
             checked = {checked_key(key): value for key, value in checked.items()}
         # As in `set`.

@@ -8,7 +8,7 @@ back never serves what was overwritten or invalidated.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, final
 
 from cachekit.coherence.breaker import BreakerState, CircuitBreaker
@@ -102,7 +102,7 @@ class TierAccessor(Generic[T]):
         self._is_server = isinstance(tier, ServerTier)
         self._storing = _methods(tier, _STORING)
         self._lookups = _methods(tier, _LOOKUPS)
-        self._get_many = _methods(tier, ("get_many",))
+        self._get_many = _methods(tier, ("get_many",)) | {self.values_of()}
         clock = SystemClock() if clock is None else clock
         #: What the time of outages is read from.
         self.clock = source_of(clock)
@@ -183,6 +183,14 @@ class TierAccessor(Generic[T]):
         if self.is_full and operation in self._storing:
             self.is_full = False
         return result
+
+    def values_of(self) -> Callable[[Sequence[str]], dict[str, Any]] | None:
+        """Return what gets values without their entries; None where the tier has no such way."""
+        if not self._is_server:
+            return None
+        from cachekit.tiers.server_methods import values_of  # which only tiers on servers need
+
+        return values_of(self.tier)
 
     def _refuse(self, operation: Callable[..., object], args: tuple[Any, ...]) -> Unavailable:
         self.refused += 1

@@ -44,7 +44,7 @@ from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.reports import Explanation
 from cachekit.model.types import FILE, FOREVER, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
-from cachekit.tiers.base import DirectoryTier, FencedEntry, ReadsValues, ServerTier
+from cachekit.tiers.base import DirectoryTier, FencedEntry, ServerTier
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
 from cachekit.tiers.file import store_of
 from cachekit.tiers.memory.store import Store
@@ -76,9 +76,8 @@ class TierStack:
     """
 
     __slots__ = (
-        "__weakref__", "_bus", "_files", "_gate", "_memory", "_unstorable", "_unsubscribe", "_values_of",
-        "answers", "busy", "clock", "file", "lower", "peek_memory", "peek_memory_entry", "redis", "skipped",
-        "writes",
+        "__weakref__", "_bus", "_files", "_gate", "_memory", "_unstorable", "_unsubscribe", "answers", "busy",
+        "clock", "file", "lower", "peek_memory", "peek_memory_entry", "redis", "skipped", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -101,10 +100,6 @@ class TierStack:
         #: The store of the file tier, if that is the only tier below memory. Its lookups and writes are short
         #: ways to do what the general ways do, with the same order of steps.
         self._files = None if redis is not None or file is None else store_of(file.tier)
-        #: Returns the values that the server has, if its tier can and nothing else needs their entries.
-        self._values_of: Callable[[Sequence[str]], dict[str, Any]] | None = None
-        if file is None and not memory.keeps and redis is not None and isinstance(redis.tier, ReadsValues):
-            self._values_of = redis.tier.get_values
         #: Whether there is a tier below memory.
         self.lower = redis is not None or file is not None
         #: Requests that a tier below memory answered.
@@ -209,18 +204,15 @@ class TierStack:
             self.busy -= 1
 
     def _find_some(self, keys: Sequence[str], level: CacheLevel) -> dict[str, Any]:
-        files, file = self._files, self.file
-        found: dict[str, Any] = {}
-        if self._values_of is not None and self.redis is not None and level is _ALL:
-            values = self.redis.call(self._values_of, keys)
-            if values is not UNAVAILABLE:
-                found = values
-                count = len(found)
-                self.answers += count
-            return found
+        files, file, redis = self._files, self.file, self.redis
+        if redis is not None and file is None and not self._memory.keeps and level is _ALL:
+            get_values = redis.values_of()
+            if get_values is not None:
+                return self._count_found(redis.call(get_values, keys))
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
             return self._find_many(keys, level._value_)
         begun = file.clock.monotonic()
+        found: dict[str, Any] = {}
         keeps = self._memory.keeps
         try:
             for key in keys:
@@ -235,6 +227,13 @@ class TierStack:
         self.answers += count
         # After a failure the breaker refuses the others, each of which is a lookup too.
         return found | self._find_many(left, level._value_) if left else found
+
+    def _count_found(self, found: dict[str, Any] | Unavailable) -> dict[str, Any]:
+        if found is UNAVAILABLE:
+            return {}
+        count = len(found)
+        self.answers += count
+        return found
 
     def _find_many(self, keys: Sequence[str], levels: int, only: str | None = None) -> dict[str, Any]:
         """Do what `find_many` does, with any tiers and levels; with `only`, that key is the one request."""

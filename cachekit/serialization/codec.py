@@ -71,7 +71,7 @@ class Packer:
     Attributes:
         encode: Returns a value as the codec encodes it, in at most so many bytes, and the table of its
             classes. It raises ValueTooLargeError as early as it can.
-        least: Bytes that an encoded value may have at least: what may be compressed may be larger before.
+        least: The lowest bound that `encode` may get, in bytes: what is compressed may be larger before.
     """
 
     __slots__ = ("_codec", "_compressor", "encode", "least")
@@ -80,17 +80,7 @@ class Packer:
         self._codec = codec
         self._compressor = compressor
         self.least = 0 if compressor.algorithm is None else LARGEST_RAW
-        self.encode: Callable[[Any, int], tuple[Payload, bytes]] = (
-            codec.encode_with_classes if isinstance(codec, PickleCodec) else self._encode
-        )
-
-    def _encode(self, value: Any, most: int) -> tuple[Payload, bytes]:
-        codec = self._codec
-        if codec.code >= _FIRST_OWN:  # which may make anything shorter
-            return codec.encode(value), table_of(kinds_within(value))
-        if type(value) in _SIZED and len(value) > most:
-            raise too_large(len(value))
-        return codec.encode(value), b""
+        self.encode = _encode_of(codec)
 
     def pack(self, value: Any, most: int) -> tuple[int, Payload]:
         """Return the number of the compression, and the stored payload, for a value of at most so many bytes.
@@ -124,6 +114,20 @@ class Packer:
         how, payload = packed
         pieces = [_LENGTH.pack(len(table)), table, *pieces_of(payload)]
         return how | WITH_CLASSES, Parts(pieces) if len(payload) > LARGE else b"".join(pieces)
+
+
+def _encode_of(codec: Codec) -> Callable[[Any, int], tuple[Payload, bytes]]:
+    if isinstance(codec, PickleCodec):
+        return codec.encode_with_classes
+
+    def encode(value: Any, most: int) -> tuple[Payload, bytes]:
+        if codec.code >= _FIRST_OWN:  # which may make anything shorter
+            return codec.encode(value), table_of(kinds_within(value))
+        if type(value) in _SIZED and len(value) > most:
+            raise too_large(len(value))
+        return codec.encode(value), b""
+
+    return encode
 
 
 def unpack_value(codec: Codec, compression: int, payload: bytes | memoryview) -> Any:

@@ -61,12 +61,6 @@ class _Sink:
     def write(self, piece: Any) -> None:
         """Keep a frame, or what a large object holds, which may be the object itself."""
         plain = type(piece) is bytes
-        if plain and not self.pieces:
-            self.pieces.append(piece)  # most pickles are this one frame, whose size `_dumped` compares
-            return
-        if len(self.pieces) == 1:
-            first = len(self.pieces[0])
-            self.left -= first
         size = len(piece) if plain else memoryview(piece).nbytes
         self.left -= size
         if self.left < 0:
@@ -321,8 +315,6 @@ def _dumped(value: Any, most: int) -> tuple[Payload, dict[int, type]]:
     kinds, pieces = pickler.kinds, sink.pieces
     if len(pieces) == 1:
         payload = pieces.pop()
-        if len(payload) > most:
-            raise too_large(len(payload))
         if kinds:
             pickler.kinds = {}
         pickler.clear_memo()

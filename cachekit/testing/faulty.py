@@ -17,8 +17,6 @@ from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import Fence, Tier
 
 #: Methods that a tier promises to keep working after every fault. They fail only if a test names them.
-#: Methods without which a cache calls others, for which faults are set.
-_SHORT_WAYS: Final = frozenset({"get_values"})
 _DEPENDABLE: Final = frozenset({"close", "get_stats"})
 
 
@@ -57,7 +55,7 @@ class FaultyTier:
         self._methods = frozenset(
             name for name in dir(tier) if not name.startswith("_") and callable(getattr(tier, name))
         )
-        for name in self._methods - _SHORT_WAYS:
+        for name in self._methods:
             if not hasattr(FaultyTier, name):
                 # In the instance, where `isinstance` with a Protocol looks, also in Python 3.12.
                 setattr(self, name, self._forwarding(name))

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
@@ -87,15 +87,6 @@ class Tier(Protocol):
 
     def close(self) -> None:
         """Release memory, descriptors and background work. A second call does nothing."""
-        ...
-
-
-@runtime_checkable
-class ReadsValues(Protocol):
-    """A tier that returns the values of many keys in less time than their entries."""
-
-    def get_values(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the values of the live entries among the keys; each key counts as a lookup."""
         ...
 
 

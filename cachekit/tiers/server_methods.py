@@ -94,15 +94,13 @@ class ServerMethods(ABC):
     @asks_server
     def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
         """Return the live entries among the keys, in one or two round trips; each key counts as a lookup."""
-        return self._look_up(self._live, keys)
+        return self._look_up(self._live, checked_keys(keys))
 
     @asks_server
-    def get_values(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the values of the entries that `get_many` returns; each key counts as a lookup."""
+    def _get_values(self, keys: Sequence[str]) -> dict[str, Any]:
         return self._look_up(self._values, keys)
 
     def _look_up(self, look: Callable[[Sequence[str]], dict[str, R]], keys: Sequence[str]) -> dict[str, R]:
-        keys = checked_keys(keys)
         try:
             found = look(keys)
         except TierUnavailableError:
@@ -267,3 +265,13 @@ class ServerMethods(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def values_of(tier: object) -> Callable[[Sequence[str]], dict[str, Any]] | None:
+    """Return what gets the values of the entries that the tier's `get_many` returns, in less time.
+
+    None where `get_many` is not that of this module: a subclass, a wrapper or a test may do more in it. The
+    keys must be distinct and exact `str`.
+    """
+    own = getattr(getattr(tier, "get_many", None), "__func__", None) is ServerMethods.get_many
+    return tier._get_values if own and isinstance(tier, ServerMethods) else None

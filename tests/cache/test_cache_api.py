@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 import inside
@@ -354,3 +355,18 @@ def test_wrong_arguments_are_named(subtests: pytest.Subtests, cache: Intelligent
             for word in words:
                 assert word in str(caught.value)
             assert inside.memory(cache).size() == 0
+
+
+class FirstOfEach(dict[str, Any]):
+    """A dict whose `items` are not those of its table, as in web frameworks."""
+
+    def items(self) -> Any:
+        return [(key, values[0]) for key, values in super().items()]
+
+
+def test_a_mapping_of_another_class(cache: IntelligentCache) -> None:
+    """What its `items` returns is stored."""
+    cache.set_many(FirstOfEach(page=["3"], sort=["asc", "x"]))
+    assert cache.get_many(["page", "sort"]) == {"page": "3", "sort": "asc"}
+    cache.set_many(MappingProxyType({"page": "4"}))
+    assert cache.get_many(["page", "sort"]) == {"page": "4", "sort": "asc"}

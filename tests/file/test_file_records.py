@@ -6,8 +6,10 @@ import errno
 import logging
 import os
 import pickle
+import random
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -27,7 +29,7 @@ from cachekit.tiers.fences import ServerTokens, TagTokens
 from cachekit.tiers.file import store_of
 from cachekit.tiers.file.engine.control_block import CAPACITY, USED
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.format import HEADER, SIGNATURE_SIZE, record_parts, whole_record
+from cachekit.tiers.file.engine.format import HEADER, SIGNATURE_SIZE, record_parts, small_record, whole_record
 from cachekit.tiers.file.engine.index import Index
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine.shard_files import ShardFiles
@@ -294,3 +296,45 @@ def test_the_codec_of_another_directory_reads_nothing(
             assert Shard.get is get, "it was replaced"
             assert not ran.exists(), number
         shutil.rmtree(place)
+
+
+def test_a_small_record_is_that_of_its_parts() -> None:
+    """`small_record` writes out what `record_parts` and `whole_record` do."""
+    chance = random.Random(1)
+    for _ in range(500):
+        key, payload, names = (chance.randbytes(chance.randrange(most)) for most in (100, 3000, 100))
+        fields = (
+            key, chance.getrandbits(64), payload, chance.random(), chance.getrandbits(15),
+            chance.getrandbits(64),
+            tuple([(chance.getrandbits(32), chance.getrandbits(64)) for _ in range(chance.randrange(4))]),
+            chance.random(), chance.random(), names, chance.choice((None, lambda *_: b"s" * SIGNATURE_SIZE)),
+        )  # fmt: skip
+        assert small_record(*fields) == whole_record(record_parts(*fields))
+
+
+def test_a_tag_that_is_invalidated_while_values_are_encoded(tmp_path: Path) -> None:
+    """The values that are stored then are those of after, one by one and together."""
+    with IntelligentCache(memory_cache=None, file_cache=FileCache(tmp_path)) as cache:
+
+        class Hooked:
+            def __reduce__(self) -> tuple[type[str], tuple[str]]:
+                cache.invalidate_by_tags({"t"})
+                return str, ("k",)
+
+        cache.set("one", Hooked(), tags={"t"})
+        assert cache.get("one") == "k"
+        cache.set_many({"a": 1, "k": Hooked(), "z": 2}, tags={"t"})
+        assert cache.get_many(["a", "k", "z"]) == {"a": 1, "k": "k", "z": 2}
+
+
+def test_a_batch_of_long_values_takes_little_memory(tmp_path: Path) -> None:
+    """Some MiB are encoded at a time, whatever all of them take."""
+    values = {f"k{number}": b"%d" % number * 100_000 for number in range(400)}
+    with IntelligentCache(memory_cache=None, file_cache=FileCache(tmp_path)) as cache:
+        tracemalloc.start()
+        try:
+            cache.set_many(values)
+            assert tracemalloc.get_traced_memory()[1] < 12 << 20
+        finally:
+            tracemalloc.stop()
+        assert cache.get_many(values) == values

@@ -72,6 +72,17 @@ def all_unavailable(cache: RedisCache) -> None:
     assert stats.errors == errors + len(calls)
 
 
+def test_the_figures_of_many_keys_in_an_outage() -> None:
+    """Each key counts as a lookup that the server did not answer, also where the breaker refuses to ask."""
+    tier = RedisCache(url="redis://127.0.0.1:1/0", timeout=0.2)
+    with IntelligentCache(memory_cache=None, redis_cache=tier, file_cache=None) as cache:
+        for _ in range(10):
+            assert cache.get_many(["a", "b", "c", "d"]) == {}
+        stats = cache.get_stats()
+        for name in ("redis", "combined"):
+            assert (stats[name].unavailable, stats[name].requests) == (40, 40), name
+
+
 def test_a_dead_server(server: RedisServer) -> None:
     """Kill -9: every call says unavailable, with the driver's error as its cause; figures need no server."""
     with RedisCache(url=server.url, timeout=60) as cache:

@@ -71,6 +71,7 @@ Keep: TypeAlias = Callable[[str, Any, float, float, float, int, SharedFence], ob
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE})
 _PATIENCE: Final = 2.0  # seconds for which touch() retries while other callers write the key
 _PAUSE: Final = 1e-3
+_TOGETHER: Final = 4 << 20  # bytes of values that are encoded before they are stored
 _unpack_header: Final = HEADER.unpack_from
 _HEADER_SIZE: Final = HEADER.size
 _TAG_SIZE: Final = TAG.size
@@ -376,9 +377,9 @@ class FileStore:
         stale_ttl: float,
         fences: dict[str, SharedFence] | None = None,
     ) -> None:
-        """Do as `write` for several values, under one hold of each shard's lock.
+        """Do as `write` for several values, under one hold of each shard's lock for some MiB of them.
 
-        All are encoded before the first is stored.
+        So many are encoded before the first of them is stored.
 
         Args:
             values: the values by key.
@@ -388,7 +389,7 @@ class FileStore:
             fences: takes the fences that `write` would return; None if they are not needed.
         """
         self.change(_itself)
-        (engine, codec), created = self._handle.opened, self._clock.time()
+        opened, created = self._handle.opened, self._clock.time()
         expiry = min(created + ttl, created + self._longest)
         if expiry <= created:
             for key in values:
@@ -396,17 +397,10 @@ class FileStore:
                 if fences is not None:
                     fences[key] = fence
             return
-        packed = pack_names(names, None) if names else b""
-        stale_until = expiry + stale_ttl
-        encode, sign, most, locations = codec.encode, codec.sign, engine.largest, engine.locations
-        large: list[tuple[str, int, Payload]] = []
-        by_shard: dict[Shard, list[tuple[int, bytes, int, int]]] = {}
-        try:
-            before = engine.fence("", names)  # older than the writes: its epoch and the tokens of the tags
-        except _FAILURES as error:
-            self._fail(error)
-        tags = before.tags
-        fits = engine.surely_fits - len(packed) if len(tags) <= MOST_TAGS else -1
+        (engine, codec), times = opened, (created, expiry, expiry + stale_ttl)
+        encode, most = codec.encode, engine.largest
+        encoded: list[tuple[str, int, Payload]] = []
+        left = _TOGETHER
         for key, value in values.items():
             try:
                 flags, payload = encode(value, most)
@@ -415,39 +409,56 @@ class FileStore:
             except SerializationError as error:
                 text = f"the value of {shown_key(key)} is not storable: {error}{how_to_show()}"
                 raise type(error)(text) from error.__cause__
-            try:
-                octets, hashed, shard, bucket = locations[key] or engine.locate(key)
-            except CacheClosedError as error:
-                self._fail(error)
-            if len(payload) + len(octets) > fits:
-                large.append((key, flags, payload))
-                continue
-            record = small_record(
-                octets, hashed, payload, expiry, flags, 0, tags, created, stale_until, packed, sign
-            )
-            token = fresh()
-            records = by_shard.get(shard)
-            if records is None:
-                records = by_shard[shard] = []
-            records.append((hashed, record, bucket, token))
-            if fences is not None:
-                fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
+            encoded.append((key, flags, payload))
+            size = len(payload)
+            left -= size
+            if left < 0:
+                self._write_encoded(opened, encoded, times, names, fences)
+                encoded, left = [], _TOGETHER
+        self._write_encoded(opened, encoded, times, names, fences)
+
+    def _write_encoded(
+        self,
+        opened: tuple[Engine, RecordCodec],
+        encoded: list[tuple[str, int, Payload]],
+        times: tuple[float, float, float],
+        names: frozenset[str],
+        fences: dict[str, SharedFence] | None,
+    ) -> None:
+        """Store values, each given by key, flags and payload. The times: created, expiry, stale until."""
+        (engine, codec), (created, expiry, stale_until) = opened, times
+        sign, locations = codec.sign, engine.locations
+        packed = pack_names(names, None) if names else b""
+        by_shard: dict[Shard, list[tuple[int, bytes, int, int]]] = {}
         try:
-            for key, flags, payload in large:
-                stored = engine.put(
-                    key, payload, expiry=expiry, flags=flags, tags=tags, created=created,
-                    stale_until=stale_until, names=packed, sign=sign,
-                )  # fmt: skip
-                if fences is not None:
-                    _, _, shard, bucket = locations[key] or engine.locate(key)
+            before = engine.fence("", names)  # older than the writes: its epoch and the tokens of the tags
+            tags = before.tags
+            fits = engine.surely_fits - len(packed) if len(tags) <= MOST_TAGS else -1
+            for key, flags, payload in encoded:
+                octets, hashed, shard, bucket = locations[key] or engine.locate(key)
+                if len(payload) + len(octets) <= fits:
+                    record = small_record(
+                        octets, hashed, payload, expiry, flags, 0, tags, created, stale_until, packed, sign
+                    )
+                    token = fresh()
+                    records = by_shard.get(shard)
+                    if records is None:
+                        records = by_shard[shard] = []
+                    records.append((hashed, record, bucket, token))
+                else:
+                    stored = engine.put(
+                        key, payload, expiry=expiry, flags=flags, tags=tags, created=created,
+                        stale_until=stale_until, names=packed, sign=sign,
+                    )  # fmt: skip
                     token = 0 if stored is None else stored
+                if fences is not None:
                     fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
             for shard, records in by_shard.items():
                 records.reverse()  # it begins at the end, and the last keys have to be the newest
                 shard.lock.run(shard.put_many, records)
         except _FAILURES as error:
             self._fail(error)
-        count = len(values)
+        count = len(encoded)
         self.counter.sets += count
 
     def replace(

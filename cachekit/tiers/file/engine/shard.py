@@ -313,7 +313,8 @@ class Shard:
 
         These are the steps that `format` explains. They are written out for what most writes are: a record
         that fits into the last segment, in an index that is not growing. Calls between them took a tenth of
-        the time of a write. All other writes are left to `_put_anywhere`, which begins with the first step.
+        the time of a write. All other writes are left to `_put_anywhere`. It begins with the first step, and
+        writes over what a pwrite that was cut short has left.
 
         Args:
             hashed: of the key.

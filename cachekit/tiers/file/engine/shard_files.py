@@ -615,7 +615,7 @@ class ShardFiles:
             if length != LONG and words[place] == segment and words[place + 2] > length:
                 words[place + 2] -= length
             elif before != location_word:
-                self.lose(index, before)
+                self._lose(index, before)
 
     def _clear_hidden(self, index: Index, at: int, hashed: int) -> None:
         """Clear a slot of this hash that a probe no longer reached, because damage made the one before it 0.
@@ -635,14 +635,14 @@ class ShardFiles:
         before = index.slots[at + 1]
         self.table.gain(location_word >> SEGMENT_SHIFT, size)
         self._change(index, at, location_word)
-        self.lose(index, before)
+        self._lose(index, before)
 
     def clear_slot(self, index: Index, at: int) -> None:
         """Remove the entry of a slot."""
         before = index.slots[at + 1]
         self._change(index, at, 0)
         self.words[ENTRIES] = max(0, self.words[ENTRIES] - 1)
-        self.lose(index, before)
+        self._lose(index, before)
 
     def _change(self, index: Index, at: int, location_word: int) -> None:
         growing = self.words[NEW]
@@ -675,7 +675,7 @@ class ShardFiles:
             new.visited[to >> 1] = 0
         words[BUSY] = 0
 
-    def lose(self, index: Index, location_word: int) -> None:
+    def _lose(self, index: Index, location_word: int) -> None:
         """Subtract a record from its segment; remove a segment without live bytes."""
         segment = location_word >> SEGMENT_SHIFT
         # Of a file of one record this is all, whatever its header says: it may be damaged.
