@@ -206,7 +206,7 @@ class TierStack:
     def _find_some(self, keys: Sequence[str], level: CacheLevel) -> dict[str, Any]:
         files, file, redis = self._files, self.file, self.redis
         if redis is not None and file is None and not self._memory.keeps and level is _ALL:
-            get_values = redis.values_of()
+            get_values = redis.values_of()  # nothing here needs more of the entries
             if get_values is not None:
                 return self._count_found(redis.call(get_values, keys))
         if files is None or file is None or level is not _ALL or file.breaker.refuses:

@@ -37,6 +37,7 @@ from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.file_ops import EFFECTS
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
 from cachekit.tiers.file.engine.index import name_of
+from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.fresh_tokens import fresh
 
@@ -442,6 +443,27 @@ def test_second_chance(tmp_path: Path) -> None:
         assert engine.get("cold0") is None
         assert engine.stats().evictions > 1500
         check(engine)
+
+
+def test_a_scan_uses_the_places_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that has moved since a slice of the index was read is looked for where it is."""
+    with Engine(tmp_path, geometry=replace(ROOMY, capacity=64)) as engine:
+        keys = {f"k{number}" for number in range(9)}
+        for key in keys:
+            engine.put(key, b"old")
+        glance = Shard._glance
+
+        def looking(shard: Shard, location_word: int) -> Any:
+            assert location_word in shard.files.index.slots.tolist()
+            return glance(shard, location_word)
+
+        monkeypatch.setattr(Shard, "_glance", looking)
+        seen, scan = set(), engine.keys()
+        for key in scan:
+            seen.add(key)
+            for moved in keys:
+                engine.put(moved, b"new")
+        assert seen == keys
 
 
 def test_a_cut_short_write_goes_on(tmp_path: Path) -> None:

@@ -273,11 +273,14 @@ class Shard:
 
     def _slots(self, index: Index) -> Iterator[tuple[int, int, int]]:
         """Yield position, hash word and location word of each slot that names a record."""
+        slots = index.slots
         for start in range(0, 2 * index.capacity, 2 * _SLICE):
-            words = index.slots[start : start + 2 * _SLICE].tolist()
+            words = slots[start : start + 2 * _SLICE].tolist()
             for at in range(0, len(words), 2):
-                if words[at + 1]:
-                    yield start + at, words[at], words[at + 1]
+                # Read again: a record may have moved since, and its segment was removed then. Where a tmpfs
+                # is full, to touch what a removed file had there is SIGBUS.
+                if words[at + 1] and (location_word := slots[start + at + 1]):
+                    yield start + at, words[at], location_word
 
     def _glance(self, location_word: int) -> tuple[bytes, float, tuple[tuple[int, int], ...]] | None:
         """Return key, expiry and tags of a record. The payload is not read, so the crc is not checked."""
