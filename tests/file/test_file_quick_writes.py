@@ -5,6 +5,7 @@ What a crash leaves after each step is in `test_file_crashes`.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from file_checks import SMALL, check
 
 from cachekit import FileCache, MemoryCache
 from cachekit.tiers.fences import CHANGES, WRITING
-from cachekit.tiers.file.engine import flux
+from cachekit.tiers.file.engine import compaction, flux
 from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, TAIL
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Geometry, record_parts, whole_record
@@ -187,3 +188,31 @@ def test_a_copy_from_before_a_write(tmp_path: Path, together: bool) -> None:
         assert memory.get_value("k") is None
         store.put_copy("k", 2, now, now + 60, now + 60, store.fences.changes, files.fence("k"))
         assert memory.get_value("k") == 2
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_compaction_that_fails_after_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    """The write raises what compaction does, and its value stays, whichever way it went."""
+
+    def failing(*_: object) -> bool:
+        raise OSError(errno.EIO, "the test's disk")
+
+    with Engine(tmp_path, geometry=WIDE) as engine:
+        shard: Any = inside.shard(engine)
+        number = 0
+        while not shard.words[CURSOR]:
+            engine.put(f"k{number}", b"1" * 2000)
+            number += 1
+        pwrite = shard.files.pwrite
+        if cut:
+            shard.files.pwrite = lambda fd, content, offset: pwrite(fd, content[:50], offset)
+        monkeypatch.setattr(compaction, "step", failing)
+        shard._owed = 1 << 20
+        with pytest.raises(OSError, match="the test's disk"):
+            engine.put("k", b"2" * 100)
+        monkeypatch.undo()
+        shard.files.pwrite = pwrite
+        assert payload_of(engine, "k") == b"2" * 100
+        check(engine)

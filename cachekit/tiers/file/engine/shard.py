@@ -314,10 +314,10 @@ class Shard:
     ) -> bool | Again:
         """Store a record in place of the one that the key has, and change the bucket's token; under the lock.
 
-        These are the steps that `format` explains. They are written out for what most writes are: a record
-        that fits into the last segment, in an index that is not growing. Calls between them took a tenth of
-        the time of a write. All other writes are left to `_put_anywhere`. It begins with the first step, and
-        writes over what a pwrite that was cut short has left.
+        These are the steps that `format` explains. The first two are written out for what most writes are: a
+        record that fits into the last segment, in an index that is not growing. Calls took a tenth of the
+        time of a write. `_append` does them for all other writes, also over what a pwrite that was cut short
+        has left.
 
         Args:
             hashed: of the key.
@@ -337,31 +337,37 @@ class Shard:
         others = flux.others_in(before) if before & WRITING else 0
         files, size = self.files, len(record)
         try:
-            index = files.writing
-            if index.generation != words[GENERATION] or words[NEW]:
-                return self._put_anywhere(hashed, record, bucket, token, others, in_progress)
-            slots = index.slots
-            at = hashed - 1 & index.mask
-            hash_word = slots[at]
-            if hash_word and hash_word != hashed:
-                at = index.place(hashed)
-                hash_word = slots[at] if at >= 0 else 0
-            tail, (segment, fd) = words[TAIL], index.segments.writing
-            offset = tail & _LOW32
-            if not (
-                at >= 0
-                and (hash_word or files.may_use_slot(index))
-                and tail >> 32 == segment
-                and not offset % UNIT
-                and offset + size <= files.segment_size
-                and type(record) is bytes
-                and files.pwrite(fd, record, offset) == size
-            ):
-                return self._put_anywhere(hashed, record, bucket, token, others, in_progress)
-            words[TAIL] = tail + size
-            crc = int.from_bytes(record[:4], "little") & CRC_MASK
-            length = size if size < LONG else LONG  # noqa: FURB136  # a call costs more
-            location_word = segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | length << LENGTH_SHIFT | crc
+            index, location_word = files.writing, 0
+            if index.generation == words[GENERATION] and not words[NEW]:
+                slots = index.slots
+                at = hashed - 1 & index.mask
+                hash_word = slots[at]
+                if hash_word and hash_word != hashed:
+                    at = index.place(hashed)
+                    hash_word = slots[at] if at >= 0 else 0
+                tail, (segment, fd) = words[TAIL], index.segments.writing
+                offset = tail & _LOW32
+                if (
+                    at >= 0
+                    and (hash_word or files.may_use_slot(index))
+                    and tail >> 32 == segment
+                    and not offset % UNIT
+                    and offset + size <= files.segment_size
+                    and type(record) is bytes
+                    and files.pwrite(fd, record, offset) == size
+                ):
+                    words[TAIL] = tail + size
+                    # As pack_location(), without its call.
+                    length = size if size < LONG else LONG  # noqa: FURB136  # a call costs more
+                    crc = int.from_bytes(record[:4], "little") & CRC_MASK
+                    location_word = (
+                        segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | length << LENGTH_SHIFT | crc
+                    )
+            if not location_word:
+                appended = self._append(hashed, record)
+                if appended is AGAIN:
+                    return AGAIN
+                index, at, location_word = appended
             tokens[bucket] = WRITING | others | token & flux.LOW
             # Before a reader can find the record. It must be a number that the word never was, or a fence
             # that was compared then would seem to have been compared now.
@@ -380,31 +386,18 @@ class Shard:
             self._compact_a_little()
         return True
 
-    def _put_anywhere(
-        self,
-        hashed: int,
-        record: bytes | LargeRecord,
-        bucket: int,
-        token: int,
-        others: int,
-        in_progress: bool,
-    ) -> bool | Again:
-        """Do what `put` does, with any record and index. After an exception the caller removes the key."""
-        tokens, files, size = self.tokens.words, self.files, len(record)
+    def _append(self, hashed: int, record: bytes | LargeRecord) -> tuple[Index, int, int] | Again:
+        """Append any record in any index; return the index, the slot of the key, and the location word.
+
+        AGAIN where there was no room, and there may be now.
+        """
         index = self.locked_index()
-        stored = files.append_for(index, hashed, record)
-        if not isinstance(stored, tuple):
-            return self._make_room(index, stored, size)
-        if files.needs_compaction:
+        appended = self.files.append_for(index, hashed, record)
+        if not isinstance(appended, tuple):
+            return self._make_room(index, appended, len(record))
+        if self.files.needs_compaction:
             self._begin_compaction()
-        tokens[bucket] = flux.during(token, others)
-        tokens[CHANGES] = token  # as in put()
-        files.publish(index, *stored, hashed, size)
-        tokens[bucket] = flux.after(token, others, in_progress=in_progress)
-        self._owed += 2 * size
-        if self._owed >= _PACE:
-            self._compact_a_little()
-        return True
+        return index, *appended
 
     def create(
         self, hashed: int, key: bytes, record: bytes | LargeRecord, bucket: int, token: int, now: float
@@ -487,16 +480,11 @@ class Shard:
         there = self._get_locked(hashed, key)
         if there is not None and self._is_live(there, now):
             return there
-        files, size = self.files, len(record)
-        index = files.writing
-        if index.generation != self.words[GENERATION] or self.words[NEW]:
-            index = self.locked_index()
-        stored = files.append_for(index, hashed, record)
-        if not isinstance(stored, tuple):
-            return self._make_room(index, stored, size)
-        if files.needs_compaction:
-            self._begin_compaction()
-        files.publish(index, *stored, hashed, size)
+        appended = self._append(hashed, record)
+        if appended is AGAIN:
+            return AGAIN
+        size = len(record)
+        self.files.publish(*appended, hashed, size)
         self._owed += 2 * size
         if self._owed >= _PACE:
             self._compact_a_little()
