@@ -33,6 +33,7 @@ from cachekit.testing.processes import in_processes
 from cachekit.tiers.fences import WRITING
 from cachekit.tiers.file.engine import fence_tokens
 from cachekit.tiers.file.engine import format as file_format
+from cachekit.tiers.file.engine.control_block import GENERATION
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.file_ops import EFFECTS
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
@@ -446,7 +447,10 @@ def test_second_chance(tmp_path: Path) -> None:
 
 
 def test_a_scan_uses_the_places_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record that has moved since a slice of the index was read is looked for where it is."""
+    """A record that has moved since a slice of the index was read is looked for where it is.
+
+    That holds while the index grows, too: the one in which the scan began does not follow the moves.
+    """
     with Engine(tmp_path, geometry=replace(ROOMY, capacity=64)) as engine:
         keys = {f"k{number}" for number in range(9)}
         for key in keys:
@@ -459,11 +463,16 @@ def test_a_scan_uses_the_places_of_now(tmp_path: Path, monkeypatch: pytest.Monke
 
         monkeypatch.setattr(Shard, "_glance", looking)
         seen, scan = set(), engine.keys()
+        generations = {inside.shard(engine).words[GENERATION]}
         for key in scan:
             seen.add(key)
+            for more in range(20):
+                engine.put(f"more{len(seen)}-{more}", b"")
             for moved in keys:
                 engine.put(moved, b"new")
-        assert seen == keys
+            generations.add(inside.shard(engine).words[GENERATION])
+        assert seen >= keys
+        assert len(generations) > 1, "the index has not grown"
 
 
 def test_a_cut_short_write_goes_on(tmp_path: Path) -> None:

@@ -273,14 +273,22 @@ class Shard:
 
     def _slots(self, index: Index) -> Iterator[tuple[int, int, int]]:
         """Yield position, hash word and location word of each slot that names a record."""
-        slots = index.slots
         for start in range(0, 2 * index.capacity, 2 * _SLICE):
-            words = slots[start : start + 2 * _SLICE].tolist()
+            words = index.slots[start : start + 2 * _SLICE].tolist()
             for at in range(0, len(words), 2):
-                # Read again: a record may have moved since, and its segment was removed then. Where a tmpfs
-                # is full, to touch what a removed file had there is SIGBUS.
-                if words[at + 1] and (location_word := slots[start + at + 1]):
+                if words[at + 1] and (location_word := self._word_now(index, start + at, words[at])):
                     yield start + at, words[at], location_word
+
+    def _word_now(self, index: Index, at: int, hash_word: int) -> int:
+        """Return the location word that a slot of this index has now, in the current index; 0 if it has none.
+
+        A record may have moved since the slot was read, and its segment was removed then. Where a tmpfs is
+        full, to touch what a removed file had is SIGBUS. An index that was replaced follows no moves.
+        """
+        if index.generation != self.words[GENERATION]:
+            index = self._current_index()
+            at = index.find(hash_word)
+        return index.slots[at + 1] if at >= 0 else 0
 
     def _glance(self, location_word: int) -> tuple[bytes, float, tuple[tuple[int, int], ...]] | None:
         """Return key, expiry and tags of a record. The payload is not read, so the crc is not checked."""
@@ -643,7 +651,7 @@ class Shard:
             if found is not None and self._hash_of(found[0]) == hash_word:
                 break
             # The record was moved or overwritten after the slot was read; or it is damaged, and stays.
-            before, location_word = location_word, index.slots[at + 1]
+            before, location_word = location_word, self._word_now(index, at, hash_word)
             if not location_word or location_word == before:
                 return None
         else:
