@@ -47,6 +47,7 @@ _INTERVAL: Final = 0.25  # seconds between two rounds
 _IDLE: Final = 2.0  # seconds after a round without a note
 _BUDGET: Final = 0.02  # of a core
 _CREDIT: Final = 0.2  # seconds of processor time
+_TOO_FAST: Final = "too many requests a second for the share of a core that the simulation may take"
 _PAUSE: Final = 60.0  # seconds without simulation after the limit became too low
 
 
@@ -68,7 +69,7 @@ class KeySample:
     __slots__ = (
         "__weakref__", "_adaptive", "_beginner", "_closed", "_credit", "_fork_guard", "_is_busy", "_limit",
         "_lock", "_lookups", "_lost", "_max_bytes", "_muted", "_paused_until", "_refilled", "_simulation",
-        "_store", "_strategy", "_task", "_unloaded", "notes", "seconds", "sleeps",
+        "_store", "_strategy", "_task", "_why", "notes", "seconds", "sleeps",
     )  # fmt: skip
 
     def __init__(
@@ -92,7 +93,6 @@ class KeySample:
         self._lost = False
         self._muted: dict[str, tuple[MemoryEntry, int]] = {}
         self._simulation: Simulation | None = None
-        self._unloaded = ""  # why there is no simulation
         #: Whether no background thread simulates yet.
         self.sleeps = True
         #: Seconds of processor time that the simulation has taken.
@@ -100,6 +100,7 @@ class KeySample:
         self._credit = _CREDIT
         self._refilled = store.time.monotonic()
         self._paused_until: float | None = None
+        self._why = ""  # it is paused
         self._task: ScheduledTask | None = None
         #: The thread that begins again with another sample of many entries.
         self._beginner: threading.Thread | None = None
@@ -159,7 +160,7 @@ class KeySample:
     def _simulate_some(self) -> None:
         """Simulate the oldest notes, with a smaller sample from now on if that takes too long."""
         store = self._store()
-        if store is None or self._is_busy or self._paused_until is not None or self._unloaded:
+        if store is None or self._is_busy or self._paused_until is not None:
             return
         limit = self._exclusively(store, self._advance)
         if limit is not None:
@@ -229,14 +230,10 @@ class KeySample:
         now = store.time.monotonic()
         if self._paused_until is not None:
             return None if now < self._paused_until else self._limit
-        if self._unloaded:
-            return store.sampled
         lost = self._lost or len(self.notes) == self.notes.maxlen
         self._credit = min(_CREDIT, self._credit + _BUDGET * (now - self._refilled))
         self._refilled = now
         self._run_notes(store, len(self.notes), self._totals(store))
-        if self._unloaded:
-            return None
         limit = store.sampled
         if self._credit < 0 or lost:
             limit //= 2
@@ -289,11 +286,10 @@ class KeySample:
         try:
             from cachekit.tiers.memory.miniatures import Simulation
         except OSError as error:
-            # No descriptor is free. A caller may be storing a value, so only rounds try again.
+            # No descriptor is free. A caller may be storing a value, so the next round tries again.
             raise_interrupt(error)
-            self._unloaded = f"the simulation could not be loaded: {error.strerror or error}"
+            self._pause(store, 0.0, f"the simulation could not be loaded: {error.strerror or error}")
             return None
-        self._unloaded = ""
 
         share = store.sampled / SPREAD
         policy = self._adaptive
@@ -307,14 +303,19 @@ class KeySample:
         self._muted = {}
         self._paused_until = None
         if limit / SPREAD * min(store.max_size, max(len(store), 1)) < _TOO_FEW and limit < SPREAD:
-            store.sampled = 0
-            self._simulation = None
-            self._paused_until = store.time.monotonic() + _PAUSE
+            self._pause(store, _PAUSE, _TOO_FAST)
         else:
             store.sampled = limit
             self._simulation = self._new(store, self._totals(store))
             if self._simulation is not None:
                 self._simulation.warm(held, limit)
+
+    def _pause(self, store: Store, seconds: float, why: str) -> None:
+        """Note and simulate nothing, until the first round after so many seconds."""
+        store.sampled = 0
+        self._simulation = None
+        self._paused_until = store.time.monotonic() + seconds
+        self._why = why
 
     def estimate(self, last: int | None) -> SizeEstimate:
         """Return the hit rates that other sizes would have, over the last so many requests, or all."""
@@ -329,10 +330,8 @@ class KeySample:
         reason = "too few requests"
         if self._closed:
             reason = "the cache was closed"
-        elif self._unloaded:
-            reason = self._unloaded
         elif self._paused_until is not None:
-            reason = "too many requests a second for the share of a core that the simulation may take"
+            reason = self._why
         unit: Literal["entries", "bytes"] = "entries" if self._max_bytes is None else "bytes"
         return SizeEstimate(size, {}, {}, 0, 0.0, unit, reason)
 
