@@ -205,14 +205,19 @@ class TierStack:
 
     def _find_some(self, keys: Sequence[str], level: CacheLevel) -> dict[str, Any]:
         files, file, redis = self._files, self.file, self.redis
+        found: dict[str, Any]
         if redis is not None and file is None and not self._memory.keeps and level is _ALL:
             get_values = redis.values_of()  # nothing here needs more of the entries
             if get_values is not None:
-                return self._count_found(redis.call(get_values, keys))
+                values = redis.call(get_values, keys)
+                found = {} if values is UNAVAILABLE else values
+                count = len(found)
+                self.answers += count
+                return found
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
             return self._find_many(keys, level._value_)
         begun = file.clock.monotonic()
-        found: dict[str, Any] = {}
+        found = {}
         keeps = self._memory.keeps
         try:
             for key in keys:
@@ -227,13 +232,6 @@ class TierStack:
         self.answers += count
         # After a failure the breaker refuses the others, each of which is a lookup too.
         return found | self._find_many(left, level._value_) if left else found
-
-    def _count_found(self, found: dict[str, Any] | Unavailable) -> dict[str, Any]:
-        if found is UNAVAILABLE:
-            return {}
-        count = len(found)
-        self.answers += count
-        return found
 
     def _find_many(self, keys: Sequence[str], levels: int, only: str | None = None) -> dict[str, Any]:
         """Do what `find_many` does, with any tiers and levels; with `only`, that key is the one request."""

@@ -177,7 +177,7 @@ class TierWrites:
     def write_many(
         self, values: Mapping[str, Any], ttl: float, tags: frozenset[str], level: CacheLevel
     ) -> bool:
-        """Do what `write` does. The file tier takes each of its locks once for some thousand keys."""
+        """Do what `write` does. The file tier takes each of its locks once for 2,000 keys or 4 MiB."""
         files, file = self._files, self._file
         if files is None or file is None or level is not _ALL or ttl <= 0 or file.breaker.refuses:
             return self.write(values, ttl, tags, level)

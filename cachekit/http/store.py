@@ -303,8 +303,8 @@ class ResponseStore:
             if names:
                 key = self.keys.of_variant(target, names)
             self._store_behind(fence, key, value, life, target.tags | tags, tags)
-            # The names come last. A request that saw them before the response would call the origin again, in
-            # place of waiting for this call, whose flight has the key of the URL.
+            # The names come last. This call's flight has the key of the URL. A request that saw the names
+            # before the response would not wait for the flight, and call the origin again.
             if names and self._core.memory.peek_value(target.key) != (head := (_VARIANTS, names)):
                 self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
         except Exception as error:  # noqa: BLE001  # the client gets its response all the same

@@ -204,8 +204,8 @@ class Totals:
 def _number(numbers: Numbers, key: str) -> float:
     # Not by `get`. On the free-threaded CPython 3.13 it locks the dict twice if another thread made what it
     # finds (see `NoneDict`), as it does here: each look runs in a thread of its own. The thread then waits
-    # for itself, and offers its processor to others 40 times. On a busy host a look took seconds, so a
-    # process that ended at that time could not get its turn to publish its last figures.
+    # for itself, and offers its processor to others 40 times. On a busy host a look took seconds. A process
+    # that ended at that time did not get its turn to publish its last figures.
     return numbers[key] if key in numbers else 0  # noqa: SIM401
 
 

@@ -335,6 +335,7 @@ def test_wrong_arguments_are_named(subtests: pytest.Subtests, cache: Intelligent
         (lambda c: c.get_many(5), TypeError, ["keys", "5"]),
         (lambda c: c.get_many([5]), TypeError, ["keys", "5"]),
         (lambda c: c.set_many([("k", 1)]), TypeError, ["mapping", "list"]),
+        (lambda c: c.set_many({"k": 1, 2: 3}), TypeError, ["key", "2", "int"]),
         (lambda c: c.get_or_set_many(["k"], 5), TypeError, ["loader", "5"]),
         (lambda c: c.warm_cache(["k"], 5), TypeError, ["loader_func", "5"]),
         (lambda c: c.warm_cache(["k"], str, concurrency=0), ValueError, ["concurrency", "0"]),

@@ -7,7 +7,9 @@ import itertools
 import logging
 import math
 import pickle
+import struct
 from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,6 +19,7 @@ from same import same
 from stored_values import BUILTIN, PLAIN, REGISTERED, nested
 
 from cachekit.errors import CacheError, SerializationError, UnreadableError
+from cachekit.serialization.envelope import CHECKED_HEADER, pack_length
 from cachekit.serialization.serializer import Serializer, Stored
 
 SECRET = "correct horse battery staple"
@@ -295,6 +298,47 @@ def test_a_wrong_secret_is_named() -> None:
         Serializer("ns", secret=SECRET).decode("key", buffer)
     assert caught.value.reason == "signature"
     assert SECRET not in str(caught.value)
+
+
+def _sealed(serializer: Serializer, key: str, envelope: bytes) -> bytes:
+    """The envelope with the seal that its header has now."""
+    name, head = key.encode(), envelope[CHECKED_HEADER]
+    return (
+        envelope[:4]
+        + struct.pack("<I", crc32(pack_length(len(name)) + name + head, serializer._base))
+        + (envelope[8:])
+    )
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_what_is_not_frequent_is_left_to_decode(trusted: bool) -> None:
+    """The short way reads an envelope only if each field of it is what that way is for."""
+    serializer = Serializer("ns", trusted=trusted)
+    good = serializer.encode("k", {"a": 1}, created=1.0, expires=9.0)
+
+    def changed(at: int, value: int, *, sealed: bool = True) -> bytes:
+        envelope = good[:at] + bytes((value,)) + good[at + 1 :]
+        return _sealed(serializer, "k", envelope) if sealed else envelope
+
+    found = {
+        "magic": changed(0, 0), "version": changed(2, 2), "flags": changed(3, 1),
+        "seal": changed(4, good[4] ^ 1, sealed=False), "codec": changed(8, 2), "compression": changed(9, 1),
+        "classes": changed(9, 64), "tags": changed(10, 1), "created": changed(18, good[18] ^ 1, sealed=False),
+        "checksum": changed(38, good[38] ^ 1), "payload": changed(len(good) - 2, good[-2] ^ 1),
+        "cut": good[:-1], "short": good[:20], "expired": serializer.encode("k", 1, created=1.0, expires=2.0),
+        "another": serializer.encode("another", 1, created=1.0), "text": "k",
+        "signed": Serializer("ns", secret=SECRET).encode("k", 1, created=1.0),
+    }  # fmt: skip
+    values: dict[str, Any] = {}
+    for what, envelope in found.items():
+        assert serializer.read_many([("k", envelope)], 3.0, values) == {"k": envelope}, what
+    assert not values
+    times: dict[str, Any] = {}
+    assert serializer.read_many([("k", good)], 3.0, values) == {}
+    assert serializer.read_many([("k", good), ("none", None)], 3.0, values, times) == {}
+    assert (values, times) == ({"k": {"a": 1}}, {"k": (1.0, 9.0, 9.0, len(good))})
+    secret = Serializer("ns", secret=SECRET)
+    assert secret.read_many([("k", good)], 3.0, values) == {"k": good}
 
 
 def test_signed_and_unsigned_do_not_mix() -> None:

@@ -132,7 +132,7 @@ class FileStore:
             if keep is not None:
                 # A fence is older than the record: a write between the two, or later, breaks it.
                 token = tokens.words[bucket]
-            # As in Shard.get().
+            # As in Index.find().
             index = shard.files.index
             if index.generation != shard.words[GENERATION]:
                 index = shard.reopen()
@@ -415,7 +415,8 @@ class FileStore:
             if left < 0:
                 self._write_encoded(opened, encoded, times, names, fences)
                 encoded, left = [], _TOGETHER
-        self._write_encoded(opened, encoded, times, names, fences)
+        if encoded:
+            self._write_encoded(opened, encoded, times, names, fences)
 
     def _write_encoded(
         self,
