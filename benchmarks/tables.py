@@ -53,7 +53,11 @@ README = (
             Cell("files: set, overwrite, 200 B", "lmdb + pickle"),
         ),
     ),
-    ("`get` from files, 32 KB", "diskcache", (Cell("files: get, 32 KB", "diskcache"),)),
+    (
+        "`get` from files, 32 KB",
+        "diskcache; lmdb + pickle",
+        (Cell("files: get, 32 KB", "diskcache"), Cell("files: get, 32 KB", "lmdb + pickle")),
+    ),
     (
         "cached function, hit in files",
         "`diskcache.Cache.memoize`",

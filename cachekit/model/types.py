@@ -33,6 +33,8 @@ SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None), complex, b
 
 
 class _Missing(enum.Enum):
+    """The class of `MISSING`, the result of a lookup that found no entry. It is false."""
+
     MISSING = "MISSING"
 
     def __repr__(self) -> str:

@@ -38,7 +38,7 @@ _REMEDIES: Final = {
     errno.ENOMEM: "free memory",
     errno.ENOTDIR: "name a directory, because a part of the path is a file",
     errno.EEXIST: "name a directory, because a part of the path is a file",
-    errno.ENOENT: "make the directory that its symbolic link names",
+    errno.ENOENT: "name another directory, or make what its symbolic link names",
     errno.ENAMETOOLONG: "name a shorter path",
     errno.ELOOP: "correct the symbolic links in its path",
     errno.EROFS: "mount its file system for writing",

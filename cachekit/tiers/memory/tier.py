@@ -475,7 +475,7 @@ class MemoryCache:
         self._store.close()
 
     def __contains__(self, key: str) -> bool:
-        # No lookup: it counts nothing.
+        """Tell whether there is a live entry; no lookup, so it counts nothing."""
         return self._store.peek_value(checked_key(key)) is not MISSING
 
     def __len__(self) -> int:
