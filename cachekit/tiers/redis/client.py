@@ -173,6 +173,23 @@ class Client:
 
     # -- many at once -------------------------------------------------------------------------------
 
+    def read_with(
+        self, name: bytes, others: Sequence[bytes]
+    ) -> tuple[bytes | ForeignValue | None, list[bytes | None]]:
+        """Return what `read` returns, and what `read_many` returns for others; one round trip.
+
+        A single server reads the others last. The nodes of a Cluster are asked at once.
+
+        Raises:
+            TierUnavailableError: the server did not answer.
+        """
+        commands = [("GET", one) for one in (name, *others)]
+        found, *more = self._answers([(is_value, command) for command in commands])
+        return (
+            FOREIGN if _is_foreign(found) else self._checked(found, commands[0]),
+            [None if _is_foreign(one) else self._checked(one, commands[0]) for one in more],
+        )
+
     def read_many(self, names: Sequence[bytes]) -> list[bytes | None]:
         """Return what is stored there, None for nothing, or no string. One round trip per 500."""
         if not self.is_cluster:

@@ -176,9 +176,16 @@ class ConnectionPool(LentConnections):
         self, connection: Any, messages: Sequence[bytes], checks: Sequence[Check]
     ) -> list[Any]:
         line: Line = connection.line or self._open(connection)
-        for message in messages:
-            line.sendall(message)
-        replies = Replies(line)
+        data = b""
+        if len(messages) == 1 and len(messages[0]) <= PORTION:
+            raw = line.socket
+            raw.sendall(messages[0])
+            data = raw.recv(_CHUNK)
+            line.is_sending = True
+        else:
+            for message in messages:
+                line.sendall(message)
+        replies = Replies(line, data)
         answers = []
         for check in checks:
             answer = replies.next()
@@ -186,7 +193,8 @@ class ConnectionPool(LentConnections):
                 raise WrongReplyError("the answer is not one to this command")
             answers.append(answer)
         replies.end()
-        line.restore_timeout()
+        if not line.is_sending:
+            line.restore_timeout()
         return answers
 
 

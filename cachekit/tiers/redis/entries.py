@@ -23,6 +23,7 @@ from cachekit.serialization.parts import too_large
 from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.redis.foreseen_tags import ForeseenTags
 from cachekit.tiers.redis.resp import LARGEST
 from cachekit.tiers.redis.store import Store, Write
 from cachekit.tiers.stored_entries import LONGEST_LIFE, difference, entry_of, missing_tokens, prolonged
@@ -43,7 +44,7 @@ class Entries:
         counter: counts stores, refusals and unreadable envelopes.
     """
 
-    __slots__ = ("_clock", "_counter", "_longest", "_serializer", "_signed", "_store")
+    __slots__ = ("_clock", "_counter", "_foreseen", "_longest", "_serializer", "_signed", "_store")
 
     def __init__(
         self,
@@ -60,29 +61,66 @@ class Entries:
         self._clock = source_of(clock)
         self._longest = longest
         self._counter = counter
+        self._foreseen = ForeseenTags()
 
     # -- reading ------------------------------------------------------------------------------------
 
     def get(self, key: str) -> CacheEntry | None:
-        """Return the live entry of a key. One round trip, two with tags."""
-        found = self._store.read(key)
-        return None if found is None else self._entries([(key, found)]).get(key)
+        """Return the live entry of a key. One round trip, or two with tags that were not foreseen."""
+        tags = self._foreseen.of(key)
+        if tags:
+            found, tokens = self._store.read_with(key, tags)
+        else:
+            found, tokens = self._store.read(key), {}
+        entry = None if found is None else self._entries([(key, found)], tokens).get(key)
+        if entry is not None and entry.tags != tags:
+            self._foreseen.learn(key, entry.tags)
+        return entry
 
     def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
-        """Return the live entries among the keys. One round trip, two with tags."""
-        return self._entries(zip(keys, self._store.read_many(keys), strict=True))
+        """Return the live entries among the keys. One round trip, or two with tags that were not foreseen."""
+        found, tags, tokens = self._read_many(keys)
+        entries = self._entries(found, tokens)
+        self._learn(keys, tags, entries)
+        return entries
 
     def get_values(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values of the entries that `get_many` returns."""
         values: dict[str, Any] = {}
-        found = zip(keys, self._store.read_many(keys), strict=True)
+        found, tags, tokens = self._read_many(keys)
         others = self._serializer.read_many(found, self._clock.time(), values)
-        for key, entry in (self._other_entries(others) if others else {}).items():
+        entries = self._other_entries(others, tokens) if others else {}
+        for key, entry in entries.items():
             values[key] = entry.value
+        self._learn(keys, tags, entries)
         return values
 
-    def _entries(self, found: Iterable[tuple[str, object]]) -> dict[str, CacheEntry]:
-        """Return the entries that can be read, have not expired, and whose tags were not invalidated."""
+    def _read_many(
+        self, keys: Sequence[str]
+    ) -> tuple[Iterable[tuple[str, object]], frozenset[str], Mapping[str, int | None]]:
+        """Return what is stored under the keys, the tags that are foreseen, and their tokens from then."""
+        tags = self._foreseen.of(keys[0]) if keys else NO_TAGS
+        if not tags:
+            return zip(keys, self._store.read_many(keys), strict=True), tags, {}
+        found, tokens = self._store.read_many_with(keys, tags)
+        return zip(keys, found, strict=True), tags, tokens
+
+    def _learn(
+        self, keys: Sequence[str], foreseen: frozenset[str], entries: Mapping[str, CacheEntry]
+    ) -> None:
+        """Foresee the tags of all these entries when the first of the keys is read again."""
+        tags = NO_TAGS.union(*(entry.tags for entry in entries.values())) if entries else NO_TAGS
+        if tags != foreseen:
+            self._foreseen.learn(keys[0], tags)
+
+    def _entries(
+        self, found: Iterable[tuple[str, object]], tokens: Mapping[str, int | None]
+    ) -> dict[str, CacheEntry]:
+        """Return the entries that can be read, have not expired, and whose tags were not invalidated.
+
+        Other tags than those of the tokens are looked up now. A token may be older than an entry: then an
+        invalidation since is simultaneous with this call.
+        """
         now = self._clock.time()
         values: dict[str, Any] = {}
         times: dict[str, tuple[float, float, float, int]] = {}
@@ -100,18 +138,22 @@ class Entries:
                 size,
                 0.0 if stale_until == expires else difference(stale_until, expires),
             )
-        return entries | self._other_entries(others) if others else entries
+        return entries | self._other_entries(others, tokens) if others else entries
 
-    def _other_entries(self, found: Mapping[str, object]) -> dict[str, CacheEntry]:
+    def _other_entries(
+        self, found: Mapping[str, object], tokens: Mapping[str, int | None]
+    ) -> dict[str, CacheEntry]:
         entries = {}
-        for key, (stored, size) in self._alive(found).items():
+        for key, (stored, size) in self._alive(found, tokens).items():
             try:
                 entries[key] = entry_of(key, stored, stored.tags, size, self._clock.time())
             except UnreadableError:
                 self._counter.errors += 1
         return entries
 
-    def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
+    def _alive(
+        self, found: Mapping[str, object], tokens: Mapping[str, int | None]
+    ) -> dict[str, tuple[Stored, int]]:
         """Return what can be read, has not expired, and whose tags were not invalidated; with its size."""
         now = self._clock.time()
         alive: dict[str, tuple[Stored, int]] = {}
@@ -126,7 +168,9 @@ class Entries:
                 alive[key] = stored, len(envelope)  # type: ignore[arg-type]  # it was bytes
                 tags.update(stored.tags)
         if tags:
-            tokens = self._store.tag_tokens(list(tags))
+            missing = [tag for tag in tags if tag not in tokens]
+            if missing:
+                tokens = {**tokens, **self._store.tag_tokens(missing)}
             alive = {
                 key: (stored, size)
                 for key, (stored, size) in alive.items()
@@ -153,7 +197,7 @@ class Entries:
             cut = [key for key, head in found.items() if head and self._opened(key, head) is None]
             if cut:
                 found.update(zip(cut, self._store.read_many(cut), strict=True))
-        return list(self._alive(found))
+        return list(self._alive(found, {}))
 
     def keys(self, matches: re.Pattern[str] | None) -> list[str]:
         """Return the keys of live entries that match from the start."""
@@ -219,7 +263,8 @@ class Entries:
         if not writes:
             return outcomes
         answers = self._store.add(writes)
-        there = self._entries([(key, held) for key, held in answers.items() if isinstance(held, bytes)])
+        held = [(key, answer) for key, answer in answers.items() if isinstance(answer, bytes)]
+        there = self._entries(held, {})
         for key, answer in answers.items():
             if isinstance(answer, bytes):
                 # An unreadable or dead value is rare, so it is replaced by itself.
@@ -238,7 +283,7 @@ class Entries:
             there = self._store.create(entry.key, write, dead)
             if not isinstance(there, bytes):
                 return self._count_stored(there)
-            if self._entries([(entry.key, there)]):
+            if self._entries([(entry.key, there)], {}):
                 break
             dead = there  # an unreadable or dead value is rare, so it is replaced by itself
         return self._count_stored(False)
@@ -249,7 +294,7 @@ class Entries:
             answer = self._store.add({key: write}, dead)[key]
             if not isinstance(answer, bytes):
                 return self._count_stored(answer)
-            there = self._entries([(key, answer)]).get(key)
+            there = self._entries([(key, answer)], {}).get(key)
             if there is not None:
                 return there
             dead = answer
@@ -266,7 +311,7 @@ class Entries:
         """Give a live entry a life from now, and break the key's fences; return whether there is one."""
         for _ in range(_TRIES):
             envelope = self._store.read(key)
-            alive = self._alive({key: envelope})
+            alive = self._alive({key: envelope}, {})
             if not alive:
                 return False
             assert isinstance(envelope, bytes)

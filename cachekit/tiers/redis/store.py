@@ -8,7 +8,7 @@ to live, so that none stays for ever. `entries` knows what an envelope is, and w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
 from itertools import chain
@@ -79,9 +79,25 @@ class Store:
         """
         return self._server.read(self._layout.value(key))
 
+    def read_with(
+        self, key: str, tags: Collection[str]
+    ) -> tuple[bytes | ForeignValue | None, dict[str, int | None]]:
+        """Return what `read` returns, and what `tag_tokens` returns; one round trip."""
+        envelope, found = self._server.read_with(self._layout.value(key), list(map(self._layout.tag, tags)))
+        return envelope, {tag: _number(token) for tag, token in zip(tags, found, strict=True)}
+
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the envelopes of several keys, in one round trip."""
         return self._server.read_many(self._layout.values(keys))
+
+    def read_many_with(
+        self, keys: Sequence[str], tags: Collection[str]
+    ) -> tuple[list[bytes | None], dict[str, int | None]]:
+        """Return what `read_many` returns, and what `tag_tokens` returns, in one round trip."""
+        names = self._layout.values(keys)
+        found = self._server.read_many([*names, *map(self._layout.tag, tags)])
+        tokens = map(_number, found[len(names) :])
+        return found[: len(names)], dict(zip(tags, tokens, strict=True))
 
     def heads(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the beginnings of the envelopes; the rest is not transferred."""

@@ -1,0 +1,163 @@
+"""Entries with tags are read in one round trip where their tags are foreseen, and are right where not."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import inside
+import pytest
+import redis
+from redis_looks import value_name
+from redis_server import RedisServer
+
+from cachekit import RedisCache
+from cachekit.tiers.redis.foreseen_tags import ForeseenTags
+
+MakeCache = Callable[..., RedisCache]
+
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
+
+def trips(server: RedisServer, work: Callable[[], object]) -> int:
+    """How often the server received something while the work ran."""
+    with redis.Redis.from_url(server.url) as client:
+
+        def received() -> int:
+            return int(client.info("stats")["total_reads_processed"])
+
+        before = received()
+        work()
+        return received() - before - 1
+
+
+def test_round_trips(server: RedisServer) -> None:
+    """A key whose tags were seen takes one, and so does one with the tags of the entry read last."""
+    with RedisCache(url=server.url) as cache:
+        cache.set_value("plain", 0)
+        for key in "abc":
+            cache.set_value(key, key, tags={"x", "y"})
+        cache.set_value("other", 1, tags={"z"})
+        assert trips(server, lambda: cache.get("plain")) == 1
+        assert trips(server, lambda: cache.get("a")) == 2
+        assert trips(server, lambda: cache.get("a")) == 1
+        assert trips(server, lambda: cache.get("b")) == 1, "the tags of the entry read last"
+        assert trips(server, lambda: cache.get("other")) == 2
+        assert trips(server, lambda: cache.get("other")) == 1
+        assert trips(server, lambda: cache.get("a")) == 1, "its own"
+        assert trips(server, lambda: cache.get("plain")) == 1
+        assert trips(server, lambda: cache.peek("a")) == 1
+        assert trips(server, lambda: cache.get_many(["b", "c", "plain"])) == 2
+        assert trips(server, lambda: cache.get_many(["b", "c", "plain"])) == 1
+        assert trips(server, lambda: cache.get_many(["b", "other"])) == 2
+        assert trips(server, lambda: cache.get_many(["b", "other"])) == 1
+        many = [f"{number}" for number in range(400)]
+        for key in many:
+            cache.set_value(key, key, tags={"new"})
+        assert trips(server, lambda: cache.get_many(many)) == 2
+        assert trips(server, lambda: cache.get_many(many)) == 1
+        assert cache.get_many(many) == {key: cache.get(key) for key in many}
+
+
+def test_an_invalidation_is_seen(make_cache: MakeCache) -> None:
+    """The tokens are those of now, however often the entry was read before."""
+    reader, writer = make_cache(), make_cache()
+    for value in range(5):
+        writer.set_value("k", value, tags={"x"})
+        assert [reader.get_value("k") for _ in range(3)] == [value] * 3
+        assert {key: one.value for key, one in reader.get_many(["k"]).items()} == {"k": value}
+        writer.invalidate_by_tags({"x"})
+        assert reader.get("k") is None
+        assert reader.get_many(["k"]) == {}
+
+
+def test_a_write_with_other_tags(make_cache: MakeCache) -> None:
+    """A guess that is wrong is none: each tag that the entry has now is looked at."""
+    reader, writer = make_cache(), make_cache()
+    some = random.Random(5)
+    kept: dict[str, tuple[int, frozenset[str]]] = {}
+    for step in range(600):
+        key, tags = some.choice("abcd"), frozenset(some.sample("xyz", some.randrange(4)))
+        change = some.randrange(6)
+        if change < 2:
+            writer.set_value(key, step, tags=tags)
+            kept[key] = step, tags
+        elif change == 2:
+            writer.invalidate_by_tags(tags)
+            kept = {key: one for key, one in kept.items() if not one[1] & tags}
+        elif change == 3:
+            found = {key: (one.value, one.tags) for key, one in reader.get_many([*"abcd"]).items()}
+            assert found == kept, step
+        else:
+            entry = reader.get(key)
+            assert (None if entry is None else (entry.value, entry.tags)) == kept.get(key), step
+
+
+def test_other_programs_values_count_as_errors(make_cache: MakeCache, client: Any, prefix: str) -> None:
+    """As they do without tags, whether they are a string or another type."""
+    cache = make_cache()
+    cache.set_value("k", 1, tags={"x"})
+    assert cache.get_value("k") == cache.get_value("k") == 1
+    name = value_name(client, prefix, "k")
+    client.delete(name)
+    client.rpush(name, "a list")
+    assert cache.get("k") is None
+    assert cache.get_stats().errors == 1
+    for token in client.scan_iter(match=f"{prefix}{{#x}}"):
+        client.delete(token)
+        client.rpush(token, "a list")
+    client.set(name, "a text")
+    assert cache.get("k") is None
+    assert cache.get_stats().errors == 2
+    client.delete(name)
+    assert cache.get("k") is None
+    assert cache.get_stats().errors == 2
+
+
+def test_in_a_cluster(cluster_nodes: list[tuple[str, int]], prefix: str) -> None:
+    """There the tags are on other nodes, which are asked at the same time."""
+    with RedisCache.cluster(cluster_nodes, prefix, timeout=60) as cache:
+        for key in "abc":
+            cache.set_value(key, key, tags={"x", "y"})
+        for _ in range(3):
+            assert cache.get_value("a") == "a"
+            assert sorted(cache.get_many([*"abc"])) == [*"abc"]
+        cache.invalidate_by_tags({"y"})
+        assert cache.get("a") is None
+        assert cache.get_many([*"abc"]) == {}
+
+
+def test_what_is_remembered() -> None:
+    """The tags of some keys, if they are few and short."""
+    foreseen = ForeseenTags()
+    none: frozenset[str] = frozenset()
+    assert foreseen.of("a") == none
+    foreseen.learn("a", frozenset("x"))
+    foreseen.learn("b", frozenset("yz"))
+    assert [*map(foreseen.of, "abc")] == [{"x"}, {"y", "z"}, {"y", "z"}]
+    foreseen.learn("b", none)
+    assert [*map(foreseen.of, "abc")] == [{"x"}, none, none]
+    for tags in (frozenset("abcdefghi"), frozenset({"long" * 129})):
+        foreseen.learn("a", tags)
+        assert foreseen.of("a") == none
+    for number in range(5_000):
+        foreseen.learn(f"{number}", frozenset({f"{number}"}))
+    assert foreseen.of("4999") == {"4999"}
+    assert sum(foreseen.of(f"{number}") == {f"{number}"} for number in range(5_000)) <= 1024
+
+
+def test_large_answers_over_an_idle_connection(redis_url: str, prefix: str) -> None:
+    """Several answers that come in pieces have their time from when they were asked for."""
+    with RedisCache(url=redis_url, key_prefix=prefix, timeout=0.2) as cache:
+        text = random.Random(3).randbytes(300_000)
+        cache.set_value("k", text, tags={"x"})
+        lines = []
+        for _ in range(3):
+            assert cache.get_value("k") == text
+            (connection,) = inside.server(cache)._opened._free
+            lines.append(connection.line)
+            assert connection.line.socket.gettimeout() == 0.2
+            time.sleep(0.25)
+        assert lines == [lines[0]] * 3, "no second try over another connection"
