@@ -290,6 +290,12 @@ class TestMethods:
         assert Client(2).price(3) is Client(2).price(3)
         assert Special(2).price(3) is not Client(2).price(3)
 
+    def test_other_processes_find_their_results(self, cache: IntelligentCache) -> None:
+        """A class of a module has one name, and so do its methods, of each kind."""
+        for cached in (Client.price, Client.shared, Client.made, Client.free):
+            assert cached.cache_info().scope == "shared"
+        assert "#" not in Client.price.key(Client(1), 1)
+
     def test_self_ignored(self, cache: IntelligentCache) -> None:
         """With ignore=("self",) all instances share, also on the fast way."""
         one = Client(1).shared(1)

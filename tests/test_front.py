@@ -256,6 +256,71 @@ class TestOne:
             fast_path = function.__closure__[0].cell_contents.fast_path
             assert len(fast_path._slots) <= 8
 
+    @lock_free_hits
+    @pytest.mark.parametrize("max_bytes", [None, 1 << 20])
+    def test_an_entry_that_leaves_takes_its_arguments_along(self, max_bytes: int | None) -> None:
+        """However it leaves: the front keeps neither its key nor the arguments of its calls."""
+        clock = ManualClock()
+        memory = MemoryCache(50, max_bytes=max_bytes, clock=clock)
+        with IntelligentCache(memory, file_cache=None) as cache, override(cache):
+            function, _ = counted(lambda x: x, ttl=60, tags={"t"})
+
+            def held() -> int:
+                return len(function.__closure__[0].cell_contents.fast_path._slots)
+
+            leave: dict[str, Callable[[], object]] = {
+                "one": lambda: function.invalidate("x0"),
+                "tag": lambda: cache.invalidate_by_tags({"t"}),
+                "pattern": lambda: cache.invalidate_by_pattern(".*"),
+                "all": cache.clear,
+                "of the function": function.cache_clear,
+                "expired": lambda: (clock.advance(61), memory.remove_expired()),
+                "evicted": lambda: [cache.set(f"{n}", n) for n in range(50)],
+                "closed": cache.close,
+            }
+            for how, work in leave.items():
+                for number in range(10):
+                    assert function(f"x{number}") == function(f"x{number}") == f"x{number}"
+                assert held() == 10, how
+                work()
+                assert held() == (9 if how == "one" else 0), how
+
+    @lock_free_hits
+    def test_functions_that_share_an_entry(self) -> None:
+        """It leaves the front of each."""
+        with IntelligentCache(file_cache=None) as cache, override(cache):
+            functions = [counted(lambda x: x)[0] for _ in range(2)]
+            assert [function("x") for function in functions * 2] == ["x"] * 4
+            fronts = [function.__closure__[0].cell_contents.fast_path for function in functions]
+            (one,), (other,) = ({slot.held for slot in front._slots.values()} for front in fronts)
+            assert one is other
+            functions[0].invalidate("x")
+            assert not any(front._slots for front in fronts)
+
+    @lock_free_hits
+    def test_an_entry_that_left_already(self) -> None:
+        """Between the look for it and its slot, it may leave: then nothing takes the slot along."""
+        with IntelligentCache(file_cache=None) as cache, override(cache):
+            function, _ = counted(lambda x: x)
+            function("x")
+            front = function.__closure__[0].cell_contents.fast_path
+            ((call, slot),) = front._slots.items()
+            function.invalidate("x")
+            front.add(call, slot.held, front._cache, front.lookups)
+            assert not front._slots
+
+    @lock_free_hits
+    def test_it_keeps_no_long_arguments(self) -> None:
+        """The tiers have the digest of their key alone."""
+        with IntelligentCache(file_cache=None) as cache, override(cache):
+            function, calls = counted(len)
+            for argument in ("x" * 2000, b"x" * 2000):
+                assert function(argument) == function(argument) == 2000
+            assert len(calls.seen) == 2
+            assert not function.__closure__[0].cell_contents.fast_path._slots
+            assert function("x") == function("x") == 1
+            assert len(function.__closure__[0].cell_contents.fast_path._slots) == 1
+
     def test_large_questions_are_asked_exactly(self) -> None:
         """Long arguments, whose keys end in a digest, are told apart by the front too."""
         with IntelligentCache(file_cache=None) as cache, override(cache):

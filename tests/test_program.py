@@ -22,6 +22,54 @@ def total(day):
 print(total("monday"))
 """
 
+METHODS = """
+import asyncio
+from dataclasses import dataclass
+from cachekit import cache_result
+
+@dataclass(frozen=True)
+class Client:
+    rate: int
+
+    @cache_result
+    def price(self, x):
+        print("price")
+        return x * self.rate
+
+    @cache_result(ignore=("self",))
+    def shared(self, x):
+        print("shared")
+        return x
+
+    @classmethod
+    @cache_result
+    def made(cls, x):
+        print("made")
+        return x
+
+    @staticmethod
+    @cache_result
+    def free(x):
+        print("free")
+        return x
+
+    @cache_result
+    async def awaited(self, x):
+        print("awaited")
+        return x
+
+    class Inner:
+        @staticmethod
+        @cache_result
+        def of_inner(x):
+            print("of_inner")
+            return x
+
+client = Client(2)
+asyncio.run(client.awaited(1))
+print([call(1) for call in (client.price, client.shared, client.made, client.free, client.Inner.of_inner)])
+"""
+
 POOLED = """
 import os, subprocess, sys
 from cachekit import cache_result
@@ -101,6 +149,17 @@ class TestShells:
         assert ended.stdout == "working\n1\n1\n"
         assert ended.stderr.count("\n") == 1
         assert "set CACHEKIT_NAMESPACE" in ended.stderr
+
+
+def test_the_next_process_finds_what_methods_returned(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """As it finds the results of functions: those of a script, and of a module."""
+    (tmp_path / "script.py").write_text(METHODS)
+    (tmp_path / "library.py").write_text(METHODS)
+    (tmp_path / "importing.py").write_text("import library")
+    for name in ("script.py", "importing.py"):
+        with subtests.test(name):
+            assert len(run(name, cwd=tmp_path).splitlines()) == 7
+            assert run(name, cwd=tmp_path) == "[2, 1, 1, 1, 1]\n"
 
 
 def test_a_tool_serves_projects_apart(tmp_path: Path) -> None:

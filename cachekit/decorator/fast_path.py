@@ -64,6 +64,8 @@ _NO_CALL: Final = (object(),)
 
 # Equal values of one of these types make equal calls; the module docstring says what is left out.
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes, _KeywordMark})
+_LONG: Final = frozenset({str, bytes})
+_LONGEST: Final = 1024  # characters and bytes of all arguments of a call
 
 
 class FastPathSlot:
@@ -117,7 +119,7 @@ class FastPath:
         ahead: float = 0.0,
         verify: float = 0.0,
     ) -> None:
-        """Add the entry of a call, if all its arguments have plain types.
+        """Add the entry of a call, if all its arguments have plain types and are not long.
 
         Calls in the last `ahead` part of the entry's life go to the cache, which reloads the entry. So does
         the share `verify` of all calls, which the cache verifies.
@@ -125,6 +127,8 @@ class FastPath:
         kinds = tuple(map(type, call_key))
         if not _PLAIN.issuperset(kinds) or (float in kinds and 0.0 in call_key):
             return
+        if sum(len(one) for one in call_key if type(one) in _LONG) > _LONGEST:
+            return  # the slot would keep the arguments, which no tier has
         if self._cache is None:
             self.lookups = lookups
             self.time = cache.memory.time
@@ -137,12 +141,19 @@ class FastPath:
                 self.find = self._find_and_choose
             self._cache = cache
             cache.fast_paths[self] = None
-        if len(self._slots) >= self._limit:
-            # Slots of removed entries are never read again; clearing all is how they leave.
-            self._slots.clear()
-        self._slots[call_key] = FastPathSlot(held, kinds)
+        slots = self._slots
+        if len(slots) >= self._limit:
+            # An entry that leaves takes its slots along. But it does not know one of two that threads add at
+            # once.
+            slots.clear()
+        slots[call_key] = FastPathSlot(held, kinds)
+        if held.calls is None:
+            held.calls = {}
+        held.calls[id(slots), call_key] = slots
+        if held.deadline == -FOREVER:  # it left during the lines above, and may not know this slot
+            slots.pop(call_key, None)
         if cache.closed:  # it closed during the lines above, and may not know this fast path
-            self._slots.clear()
+            slots.clear()
 
     def _find_and_choose(self, call_key: tuple[Any, ...]) -> FastPathSlot | None:
         # Finds the slot of a call unless it is to be verified, or its entry is in the last part of its life.

@@ -114,7 +114,7 @@ def _is_one_of_several(function: FunctionType) -> bool:
         return True
     innermost = unwrapped(function)
     inside, _, name = innermost.__qualname__.rpartition("<locals>.")
-    if "." in name:  # a method of a class inside a function, which may create several
+    if inside and "." in name:  # a method of a class inside a function, which may create several
         return True
     if inside:
         try:

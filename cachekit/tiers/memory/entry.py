@@ -20,6 +20,7 @@ class MemoryEntry:
 
     __slots__ = (
         "accesses",
+        "calls",
         "created",
         "deadline",
         "key",
@@ -41,6 +42,17 @@ class MemoryEntry:
     accesses: int
     tags: frozenset[str]
     shared_fence: EntryFence | None  # serve the value only while this is current; None means always
+    # Slots of fast paths that name this entry: by the id of a dict of slots and the key there, that dict.
+    calls: dict[tuple[int, Any], dict[Any, Any]] | None
+
+    def let_go(self) -> None:
+        """Drop the value of an entry that was removed, and the slots that name it. No lock is held."""
+        self.value = None
+        calls = self.calls
+        if calls is not None:
+            self.calls = None
+            for (_, call), slots in list(calls.items()):
+                slots.pop(call, None)
 
 
 @final

@@ -349,6 +349,7 @@ class Store(RemovalMixin):
                     if held is None:
                         held = MemoryEntry()
                         held.key = key
+                        held.calls = None
                         before = tags
                         live = False
                     else:
@@ -402,7 +403,7 @@ class Store(RemovalMixin):
                 ))  # fmt: skip
                 if self._listeners:
                     notify(self._listeners, self.counter, [(evicted.key, evicted.value, _EVICTED)])
-                evicted.value = None
+                evicted.let_go()
             elif replaced and self._listeners:
                 notify(self._listeners, self.counter, [(key, old, _REPLACED)])
             if self._unswept and ttl != inf:
@@ -651,7 +652,7 @@ class Store(RemovalMixin):
         if self.sample is not None:
             self.sample.close()
         for held in removed[::2]:  # values are destroyed without the lock
-            held.value = None
+            held.let_go()
         if sweep is not None:
             sweep.cancel()
 

@@ -73,10 +73,9 @@ class LockedStore:
                         for held, cause in zip(removed[::2], removed[1::2], strict=True)
                     ]
                     notify(self._listeners, self.counter, told)
-                # Only now, after the deadline was set: a reader that saw a live deadline has the value. A
-                # cached function may refer to the entry for longer, and must not keep its value alive.
+                # Only now, after the deadline was set: a reader that saw a live deadline has the value.
                 for held in removed[::2]:
-                    held.value = None
+                    held.let_go()
         finally:  # run the queued calls also if this change was refused or interrupted
             if self._deferred:
                 self._run_deferred()
