@@ -196,12 +196,39 @@ class TestHolders:
             *(None, 1, "a", (), (1, ("a",)), frozenset()),
             *(CacheLevel.ALL, Path("a"), Decimal(1), int, len),
         ]
-        mutables: list[Any] = [[], {}, set(), ([],), Scale(1), Plain(1)]
+        mutables: list[Any] = [
+            *([], {}, set(), ([],), Scale(1), Plain(1), Plain, _with_default),
+            *({}.get, [].append, {}.values(), functools.partial(len, [])),
+        ]
         for constant in constants:
             assert not Signature(_with_default(constant), ()).defaults_vary
         for mutable in mutables:
             assert Signature(_with_default(mutable), ()).defaults_vary
             assert not Signature(_with_default(mutable), ("held",)).defaults_vary
+
+    def test_a_default_that_has_changed_is_another_question(self, cache: IntelligentCache) -> None:
+        """Also where it is a class, a function or a method, or refers to a container."""
+        held: dict[str, int] = {"x": 1}
+
+        defaults: list[Any] = [Rated, held.get, held.values(), functools.partial(held.get, "x")]
+        for number, default in enumerate(defaults):
+
+            @cache_result(name=f"with default {number}")
+            def read(default: Any = default) -> Any:
+                if default is Rated:
+                    return default.rate
+                return default("x") if callable(default) else list(default)
+
+            def change(value: int) -> None:
+                Rated.rate = held["x"] = value
+
+            for value in (1, 2, 3, 2):
+                change(value)
+                assert read() == read() == read.__wrapped__() == read(default), default
+
+
+class Rated:
+    rate = 1
 
 
 def _with_default(default: Any) -> Any:

@@ -292,6 +292,7 @@ class TestMethods:
 
     def test_other_processes_find_their_results(self, cache: IntelligentCache) -> None:
         """A class of a module has one name, and so do its methods, of each kind."""
+        cached: Any
         for cached in (Client.price, Client.shared, Client.made, Client.free):
             assert cached.cache_info().scope == "shared"
         assert "#" not in Client.price.key(Client(1), 1)

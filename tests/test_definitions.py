@@ -8,7 +8,7 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Union
 
 import pytest
 
@@ -316,6 +316,57 @@ class OfLogged:
 
 def tool(x: int) -> int:
     return x
+
+
+Json = Union[dict[str, "Json"], list["Json"], str, None]  # noqa: UP007  # as most programs write it
+
+
+class Order:
+    payload: Json
+    others: list[Order]
+    lazy: lazy.Frame  # type: ignore[name-defined]  # noqa: F821
+    wrong: 1 / 0  # type: ignore[valid-type]
+
+    @classmethod
+    @cache_result
+    def latest(cls, number: int) -> int:
+        return number
+
+
+def sending(payload: Json) -> Json:
+    return payload
+
+
+class TestAnnotations:
+    def test_an_alias_may_mention_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As that of JSON does. What it says still counts."""
+        before = [encode(Order), encode(sending)]
+        assert [encode(Order), encode(sending)] == before
+        assert Order.latest(1) == 1
+        other = Union[dict[str, "Json"], list["Json"], int, None]  # noqa: UP007
+        monkeypatch.setitem(globals(), "Json", other)
+        for thing in (Order, sending):
+            annotations = dict.fromkeys(thing.__annotations__, globals()["Json"])
+            monkeypatch.setattr(thing, "__annotations__", annotations)
+        assert encode(Order) != before[0]
+        assert encode(sending) != before[1]
+
+    def test_an_annotation_that_cannot_be_evaluated_counts_as_text(self) -> None:
+        """Whatever evaluating it raises: it may be for type checkers alone."""
+
+        def missing(name: str) -> Any:
+            raise ImportError(f"{name} needs another package")
+
+        lazy = types.ModuleType("lazy")
+        vars(lazy)["__getattr__"] = missing
+        before = encode(Order)
+        globals()["lazy"] = lazy
+        try:
+            Order.latest(2)
+            assert "Order" in encode(Order)
+        finally:
+            del globals()["lazy"]
+        assert encode(Order) == before
 
 
 class TestLater:

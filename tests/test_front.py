@@ -265,6 +265,10 @@ class TestOne:
         with IntelligentCache(memory, file_cache=None) as cache, override(cache):
             function, _ = counted(lambda x: x, ttl=60, tags={"t"})
 
+            def expire() -> None:
+                clock.advance(61)
+                memory.remove_expired()
+
             def held() -> int:
                 return len(function.__closure__[0].cell_contents.fast_path._slots)
 
@@ -274,7 +278,7 @@ class TestOne:
                 "pattern": lambda: cache.invalidate_by_pattern(".*"),
                 "all": cache.clear,
                 "of the function": function.cache_clear,
-                "expired": lambda: (clock.advance(61), memory.remove_expired()),
+                "expired": expire,
                 "evicted": lambda: [cache.set(f"{n}", n) for n in range(50)],
                 "closed": cache.close,
             }

@@ -162,6 +162,112 @@ def test_the_next_process_finds_what_methods_returned(tmp_path: Path, subtests: 
             assert run(name, cwd=tmp_path) == "[2, 1, 1, 1, 1]\n"
 
 
+PROFILED = """
+import dataclasses, enum
+from cachekit import cache_result
+
+@dataclasses.dataclass
+class Item:
+    price: int
+
+class Schema:
+    price: int
+
+class Kind(enum.Enum):
+    SMALL = 1
+
+class Outer:
+    class Inner:
+        @classmethod
+        @cache_result
+        def made(cls):
+            return 1
+
+@cache_result
+def read(value):
+    return 1
+
+for value in (Item(1), Schema, Kind.SMALL, Outer.Inner, Outer.Inner.made):
+    print(read.key(value))
+print(Outer.Inner.made())
+"""
+
+
+def test_comparisons_that_are_errors(tmp_path: Path) -> None:
+    """With -bb Python refuses to compare a str with bytes, which may have the same hash."""
+    source = """
+from cachekit import cache_result
+
+@cache_result
+def kind(x):
+    return type(x).__name__
+
+print([kind(x) for x in ("a", b"a", "a", b"a")])
+"""
+    (tmp_path / "script.py").write_text(source)
+    assert run("-bb", "script.py", cwd=tmp_path) == "['str', 'bytes', 'str', 'bytes']\n"
+
+
+def test_a_profiler_changes_no_key(tmp_path: Path) -> None:
+    """It is the main module while it runs the program, and does not have its classes."""
+    (tmp_path / "script.py").write_text(PROFILED)
+    plain = run("script.py", cwd=tmp_path)
+    assert str(tmp_path / "script.py") in plain.splitlines()[0]
+    assert run("-m", "cProfile", "-o", "out", "script.py", cwd=tmp_path) == plain
+    assert run("-m", "trace", "--count", "-C", "counts", "script.py", cwd=tmp_path) == plain
+
+
+def test_scripts_that_another_one_runs(tmp_path: Path) -> None:
+    """They are told apart by their files, as scripts are, in one process and in several."""
+    for name, rate in ("first", 1), ("second", 2):
+        (tmp_path / f"{name}.py").write_text(f"RATE = {rate}\n{SCALED}")
+    runner = "import runpy, sys\nfor name in sys.argv[1:]: runpy.run_path(name)"
+    (tmp_path / "runner.py").write_text(runner)
+    assert run("runner.py", "first.py", "second.py", cwd=tmp_path) == "working\n1\nworking\n2\n"
+    for name, answer in ("first.py", "1"), ("second.py", "2"):
+        assert run("runner.py", name, cwd=tmp_path) == f"{answer}\n"
+
+
+SCALED = """
+from cachekit import cache_result
+
+@cache_result
+def scaled(number):
+    print("working")
+    return number * RATE
+
+print(scaled(1))
+"""
+
+LAST = """
+import sys
+from cachekit import cache_result, get_default_cache
+
+@cache_result
+def last(x):
+    return x
+
+class Held:
+    def __del__(self, last=last):
+        print("finalized", last(1), flush=True)
+
+if sys.argv[1] == "opened":
+    get_default_cache()
+    last(2)
+held = Held()
+"""
+
+
+@pytest.mark.parametrize("cache", ["opened", "not opened"])
+def test_a_finalizer_at_the_end_of_the_interpreter(tmp_path: Path, cache: str) -> None:
+    """It may call a cached function, which runs then: nothing can be imported or opened any more."""
+    (tmp_path / "script.py").write_text(LAST)
+    ended = subprocess.run(
+        [sys.executable, "script.py", cache], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (ended.stdout, ended.stderr) == ("finalized 1\n", "")
+
+
 def test_a_tool_serves_projects_apart(tmp_path: Path) -> None:
     """A server that is installed runs the code of the working directory, where two modules have one name."""
     first, second = places(tmp_path, "first", "second")

@@ -26,7 +26,7 @@ from cachekit.decorator.definition_parts import (
     namespace_of,
     package_of,
 )
-from cachekit.decorator.naming import Unkeyable, is_fixed, is_python_class, qualified_name
+from cachekit.decorator.naming import Unkeyable, home_of, is_fixed, is_python_class, qualified_name
 from cachekit.decorator.object_state import attributes
 from cachekit.decorator.standard_values import parts_of
 from cachekit.runtime.program import is_standard
@@ -96,6 +96,7 @@ class _Definition:
         self.found: list[type] = []
         self._scope: tuple[dict[str, Any], dict[str, Any]] = {}, {}
         self._package = package_of(module)
+        self._open: set[object] = set()  # annotations and aliases whose text is being made
 
     def reference(self, kind: type) -> str:
         """Return the name of a class. Its definition follows, unless Python's version determines it."""
@@ -112,7 +113,7 @@ class _Definition:
 
     def described(self, kind: type) -> str:
         """Return the text of what one class defines itself."""
-        self._scope = vars(sys.modules.get(kind.__module__, sys)), dict(vars(kind))
+        self._scope = home_of(kind), dict(vars(kind))
         parts = [self.reference(type(kind)), *map(self.reference, kind.__bases__), self.annotated(kind)]
         for name, value in sorted(namespace_of(kind).items()):
             parts.append(f"{name}={self._part(f'attribute {name!r}', self.text, value)}")
@@ -139,11 +140,7 @@ class _Definition:
     def annotation(self, value: Any) -> str:
         """Return the text of an annotation; one that is a text also mentions the classes that it names."""
         if isinstance(value, str):
-            try:
-                named = eval(_compiled(value), *self._scope)  # noqa: S307  # as typing.get_type_hints does
-            except (NameError, AttributeError, TypeError, ValueError, LookupError, SyntaxError):
-                return repr(value)  # a name that exists for type checkers alone, or not yet
-            return f"{value!r} {self.annotation(named) if not isinstance(named, str) else repr(named)}"
+            return self._once(value, repr(value), lambda: self._named(value))
         if type(value).__name__ == "ForwardRef":
             return self.annotation(value.__forward_arg__)
         arguments = getattr(value, "__args__", None)
@@ -153,6 +150,26 @@ class _Definition:
             origin = getattr(value, "__origin__", None)
             return f"{type(value).__name__}({self.text(origin)};{inner};{further})"
         return self.text(value)
+
+    def _named(self, annotation: str) -> str:
+        try:
+            named = eval(_compiled(annotation), *self._scope)  # noqa: S307  # as typing.get_type_hints does
+        except Exception as error:  # noqa: BLE001  # a name that is for type checkers alone, or not there yet
+            from cachekit.runtime.interrupts import raise_interrupt
+
+            raise_interrupt(error)
+            return repr(annotation)
+        return f"{annotation!r} {repr(named) if isinstance(named, str) else self.annotation(named)}"
+
+    def _once(self, name: object, short: str, text: Callable[[], str]) -> str:
+        # The text of something with a name, or within it the short one: it may refer to itself.
+        if name in self._open:
+            return short
+        self._open.add(name)
+        try:
+            return text()
+        finally:
+            self._open.discard(name)
 
     def text(self, value: Any, depth: int = _DEEPEST) -> str:
         """Return the text of a value in a definition."""
@@ -180,6 +197,8 @@ class _Definition:
         if not is_python_class(kind) and hasattr(kind, "__objclass__"):  # a slot, or a method in C
             return f"<{kind.__name__} {value.__name__}>"
         standard = parts_of(value, kind)
+        if kind.__name__ == "TypeAliasType":
+            return self._once((id(value),), f"<{value.__name__}>", lambda: self.text(standard, depth - 1))
         if standard is not None:
             return f"<{qualified_name(kind)}:{self.text(standard, depth - 1)}>"
         try:

@@ -146,10 +146,13 @@ class FastPath:
             # An entry that leaves takes its slots along. But it does not know one of two that threads add at
             # once.
             slots.clear()
-        slots[call_key] = FastPathSlot(held, kinds)
-        if held.calls is None:
-            held.calls = {}
-        held.calls[id(slots), call_key] = slots
+        try:
+            slots[call_key] = FastPathSlot(held, kinds)
+            if held.calls is None:
+                held.calls = {}
+            held.calls[id(slots), call_key] = slots
+        except Exception as error:  # noqa: BLE001  # `python -bb` compares no str with bytes of its hash
+            raise_interrupt(error)
         if held.deadline == -FOREVER:  # it left during the lines above, and may not know this slot
             slots.pop(call_key, None)
         if cache.closed:  # it closed during the lines above, and may not know this fast path

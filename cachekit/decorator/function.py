@@ -288,7 +288,8 @@ class CachedCall:
             return self._ask(player, args, kwargs)
         if fast_path.is_observed:
             return self._observed(args, kwargs)
-        cache = self._source.current()
+        # At the end of the interpreter a finalizer may still call it, and nothing can be imported or opened.
+        cache = None if sys.is_finalizing() else self._source.current()
         if cache is None:
             return self._function(*args, **kwargs)
         if cache.closed or self._level is not _ALL:

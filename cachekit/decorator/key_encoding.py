@@ -321,7 +321,9 @@ def _encode_further(further: dict[str, object], depth: int) -> str:
     texts = []
     for name, part in sorted(further.items()):
         try:
-            texts.append(f"{name}={encode(part, _deeper(depth))}")
+            # A name that was set by `setattr` may have any text.
+            shown = name if name.isidentifier() else _encode_str(name, depth)
+            texts.append(f"{shown}={encode(part, _deeper(depth))}")
         except Unkeyable as error:
             raise Unkeyable(f"its attribute {name!r}: {error}") from None
     return f"+{','.join(texts)}" if texts else ""

@@ -9,12 +9,14 @@ import os
 import sys
 from types import FunctionType
 
+from cachekit.decorator.code_version import unwrapped
 from cachekit.runtime.program import is_standard, shell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
+_MAIN: Final = frozenset({"__main__", "__mp_main__"})
 _MUTABLE: Final = 1 << 9  # a heap type,
 _IMMUTABLE: Final = 1 << 8  # whose attributes can be set
 
@@ -45,9 +47,7 @@ def class_name(kind: type, *, to_be_found: bool = False) -> str:
     module, name = kind.__module__, kind.__qualname__
     if "<locals>" in name:
         raise Unkeyable(f"the class {name} is defined inside a function, which may create several")
-    found: object = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, "__dict__", {}).get(part)
+    found = _found(home_of(kind), name)
     made_in_c = module == "builtins" and not is_python_class(
         kind
     )  # as the class of functions, which is nowhere
@@ -56,16 +56,51 @@ def class_name(kind: type, *, to_be_found: bool = False) -> str:
     return qualified_name(kind)
 
 
+def home_of(kind: type) -> dict[str, Any]:
+    """Return the variables of the module of a class; empty if there is no such module.
+
+    A profiler is the main module while it runs a program, and does not have the program's classes.
+    """
+    variables: dict[str, Any] = getattr(sys.modules.get(kind.__module__), "__dict__", {})
+    if kind.__module__ == "__main__":
+        for program in (variables, *_programs):
+            if _found(program, kind.__qualname__) is kind:
+                return program
+    return variables
+
+
+def _found(variables: dict[str, Any], name: str) -> object:
+    first, *others = name.split(".")
+    found: object = variables.get(first)
+    for part in others:
+        found = getattr(found, "__dict__", {}).get(part)
+    return found
+
+
+# The variables of the last main programs whose functions were named, and which are not the main module.
+_programs: Final[list[dict[str, Any]]] = []
+
+
+def _note_program(variables: dict[str, Any]) -> None:
+    known = [vars(sys.modules["__main__"]), *_programs]
+    if not any(one is variables for one in known):
+        _programs[:] = [*_programs[-3:], variables]
+
+
 def qualified_name(named: type | FunctionType) -> str:
     """Return module and qualified name.
 
     The main program is named by its file, by its real name with -m, or by the working directory of a shell.
+    A script that another program runs, as `runpy.run_path` does, is named by its file, too.
     """
     module: str | None = named.__module__
-    if module in {"__main__", "__mp_main__"}:
-        variables = named.__globals__ if isinstance(named, FunctionType) else {}
-        if variables.get("__name__") != module:  # a class, or a wrapper of another module
+    variables = unwrapped(named).__globals__ if isinstance(named, FunctionType) else home_of(named)
+    is_own = variables.get("__name__") == module
+    if module in _MAIN:
+        if not is_own:
             variables = vars(sys.modules.get(module, sys.modules["__main__"]))
+        elif module == "__main__":
+            _note_program(variables)
         spec = variables.get("__spec__")
         # The spec of a directory or an archive that is run as a program is named `__main__` only.
         if spec is not None and spec.name != "__main__":
@@ -74,4 +109,6 @@ def qualified_name(named: type | FunctionType) -> str:
             module = os.path.realpath(variables["__file__"])
         else:
             module = shell()
+    elif is_own and variables.get("__spec__") is None and variables.get("__file__") is not None:
+        module = os.path.realpath(variables["__file__"])
     return f"{module or '<exec>'}.{named.__qualname__}"

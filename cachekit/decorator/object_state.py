@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 
+_POINTER: Final = tuple.__itemsize__
+
+
 def attributes(value: Any, kind: type) -> dict[str, object]:
     """Return the attributes that the object itself holds, private and slotted ones included.
 
@@ -58,9 +61,26 @@ def beyond(value: Any, kind: type, fields: Iterable[str]) -> dict[str, object]:
 
 def solid_base(kind: type) -> type:
     """Return the class in C that lays out the memory of the objects; object, if they have attributes only."""
-    while is_python_class(kind):
+    while is_python_class(kind) and not _has_fields_in_c(kind):
         kind = kind.__base__ or object
     return kind
+
+
+def _has_fields_in_c(kind: type) -> bool:
+    # A class of a compiled module may look like one of Python, but its objects are larger than its slots,
+    # its dict and its list of weak references need.
+    base = kind.__base__ or object
+    if base.__itemsize__:
+        return False
+    places = kind.__basicsize__ - base.__basicsize__
+    for offset, inherited in (
+        (kind.__dictoffset__, base.__dictoffset__),
+        (kind.__weakrefoffset__, base.__weakrefoffset__),
+    ):
+        places -= _POINTER * (offset > 0 and not inherited)
+    if "__slots__" in vars(kind):
+        places -= _POINTER * sum(type(slot) is MemberDescriptorType for slot in vars(kind).values())
+    return places > 0
 
 
 def _is_cached_property(kind: type, name: str) -> bool:

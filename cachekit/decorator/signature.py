@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from cachekit.decorator.code_version import VARARGS, VARKEYWORDS
 from cachekit.decorator.naming import is_fixed
@@ -11,7 +11,16 @@ from cachekit.model.display import safe_repr, typed_repr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Final
+
+
+_CONSTANT: Final = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented)}
+)
+# Modules whose values do not change.
+_CONSTANT_MODULES: Final = frozenset(
+    {"datetime", "decimal", "fractions", "ipaddress", "pathlib", "pathlib._local", "re", "uuid", "zoneinfo"}
+)
 
 
 class Signature:
@@ -145,17 +154,15 @@ def _declared(function: FunctionType) -> list[Any] | None:
 
 
 def _is_constant(value: Any) -> bool:
-    # Whether a default holds the same at every call. What is standard and can be hashed does, as do Enums.
+    # Whether a default has the same key at every call: numbers, texts, dates and the like, and Enums. Others
+    # refer to what may change, as `{}.get` and functions do, or may change themselves, as classes do.
     kind = type(value)
     if kind is tuple or kind is frozenset:
         return all(map(_is_constant, value))
+    if issubclass(kind, type):
+        return is_fixed(value)
     if not is_fixed(kind):
-        return hasattr(kind, "__members__") or issubclass(kind, type)
-    try:
-        hash(value)
-    except TypeError as error:
-        from cachekit.runtime.interrupts import raise_interrupt
-
-        raise_interrupt(error)
-        return False
-    return True
+        return hasattr(kind, "__members__")
+    if kind is BuiltinFunctionType:  # `len`, but not the method of an object
+        return value.__self__ is None or isinstance(value.__self__, ModuleType)
+    return kind in _CONSTANT or kind.__module__ in _CONSTANT_MODULES

@@ -1,4 +1,4 @@
-"""The parts of values of third-party classes in a cache key: numpy arrays and numbers, pydantic models.
+"""The parts of values of third-party classes in a cache key: of numpy, pandas and pydantic.
 
 They are common arguments, and their classes cannot get a `__cache_key__`, or share one base. Each is
 decomposed into plain values, which `key_encoding` encodes. Nothing is imported here: a value of such a
@@ -40,6 +40,12 @@ def decompose(value: Any, kind: type) -> object:
         if kind is numpy.ndarray or issubclass(kind, numpy.generic):
             return _items(value)
         return None
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and hasattr(pandas, "Timestamp"):
+        if value is pandas.NaT:
+            return "NaT"
+        if issubclass(kind, (pandas.Timestamp, pandas.Timedelta)):
+            return _moment(value, kind)
     pydantic = sys.modules.get("pydantic.main")
     if pydantic is not None:
         if issubclass(kind, pydantic.BaseModel) and hasattr(kind, "model_fields"):  # from version 2 on
@@ -60,6 +66,13 @@ def _items(value: Any) -> object:
 
         items = hashlib.blake2b(items, digest_size=32).digest()
     return value.dtype.descr, value.shape, items
+
+
+def _moment(value: Any, kind: type) -> object:
+    # A time or span of pandas: a number of units, such as nanoseconds, and the zone with its rules then.
+    moment, zone = value.asm8, getattr(value, "tzinfo", None)
+    rules = None if zone is None else (zone, value.utcoffset().total_seconds(), value.tzname(), value.fold)
+    return moment.dtype.str, int(moment.view("i8")), rules, attributes(value, kind)
 
 
 def _fields(value: Any, kind: Any) -> object:
