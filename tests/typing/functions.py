@@ -194,8 +194,8 @@ def wrong_parameters() -> None:
     cache_result(cache_level="memory")  # type: ignore[call-overload]
     cache_result(key_func="x")  # type: ignore[call-overload]
     cache_result(no_such=1)  # type: ignore[call-overload]
-    cache.cached(ttl="60")  # type: ignore[arg-type]
-    cache.cached(cache=cache)  # type: ignore[call-arg]
+    cache.cached(ttl="60")  # type: ignore[call-overload]
+    cache.cached(cache=cache)  # type: ignore[call-overload]
 
 
 def shapes() -> None:
