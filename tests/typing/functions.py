@@ -77,7 +77,14 @@ async def awaited_of_a_cache(x: int) -> dict[str, int]:
     return {"x": x}
 
 
+@cache.cached
+def bare_of_a_cache(x: int) -> float:
+    """Without parentheses."""
+    return float(x)
+
+
 def functions() -> None:
+    assert_type(bare_of_a_cache(1), float)
     assert_type(bare(1), list[str])
     assert_type(bare(1, "a", z=True), list[str])
     assert_type(bare(x=1, y="a"), list[str])
