@@ -340,7 +340,7 @@ def _of_counters(
             yield from _share(
                 "unavailable", name, counted.unavailable, lookups, limits.max_unavailable, limits,
                 "lookups failed",
-                "it fails repeatedly; see the log, and check its server, its network or its disk",
+                "see the log for the outages, and check its server, its network or its disk",
             )  # fmt: skip
             yield from _share(
                 "errors", name, counted.errors, lookups + counted.sets + counted.deletes, limits.max_errors,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from progress_lines import without_progress
 from racing import in_thread
 
 from cachekit import FileCache
@@ -86,7 +87,7 @@ class TestInspect:
         status, out, err = run_elsewhere(
             "inspect", str(fill(tmp_path)), "--keys", "user:19|line|[^a-z]|large"
         )
-        assert (status, err) == (0, "")
+        assert (status, without_progress(err)) == (0, "")
         assert re.search(r"live entries +203\b", out)
         assert re.search(r"invalidated by tag, not yet removed +6\b", out)
         assert re.search(r"within an hour +100\b", out)
@@ -263,7 +264,7 @@ class TestVerify:
     def test_a_sound_directory(self, tmp_path: Path) -> None:
         """Every record is read."""
         status, out, err = run("verify", str(fill(tmp_path)))
-        assert (status, err) == (0, "")
+        assert (status, without_progress(err)) == (0, "")
         assert "213 records" in out
         assert "Damaged: 0." in out
 
@@ -349,8 +350,11 @@ class TestPurge:
         if answer is None:
             command = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
         ended = subprocess.run(command, input=answer, capture_output=True, timeout=200)
-        assert (ended.returncode, ended.stderr) == (1, b"")
+        assert ended.returncode == 1
         assert b"Nothing was removed." in ended.stdout
+        remedy = b"there is no answer to read: add --yes to purge without a question"
+        if not answer:  # whether octets are text depends on the locale
+            assert ended.stderr == b"cachekit: " + remedy + b"\n"
 
     def test_it_asks(self, tmp_path: Path) -> None:
         """And takes anything but yes for no."""

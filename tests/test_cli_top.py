@@ -136,6 +136,29 @@ def test_a_screen() -> None:
     assert "1 processes, 2 ended" in text
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+def test_a_narrow_terminal_shows_fewer_columns(width: int) -> None:
+    """Each that it shows is whole: a number without its end would be wrong."""
+    counters = {"requests/hit": 12345.0, "lookups/memory/hit": 54321.0}
+    gauges = {f"{name}/{tier}": 1234567.0 for name in ("entries", "size", "size.limit")
+              for tier in ("memory", "file")} | {"tier.up/file": 0.0}  # fmt: skip
+    sizes = Sizes(1000, "entries", 5e6, (OtherSize(1000, 0.5, 0.01), OtherSize(10_000, 0.5, 0.01)))
+    read = SharedFigures(counters, gauges, (process(counters, sizes=(sizes,)),), 0)
+    wide, narrow = drawn(read, width=200), drawn(read, width=width)
+    assert "…" not in narrow
+    assert "lookups" in narrow
+    assert "OUT" in narrow
+    assert "health" in narrow
+    known = set(re.split(r"\s{2,}|\n", wide))
+    for row in narrow.splitlines()[1:]:
+        for cell in filter(None, re.split(r"\s{2,}", row.strip())):
+            assert cell in known or cell in wide, cell
+    if width >= 80:
+        assert "hit rate" in narrow
+        assert "limit" in wide
+    assert ("invalidated" in narrow) is (width >= 120)
+
+
 def test_rates_are_those_of_records() -> None:
     """Reads between two records change nothing, and a process that does not publish any more is idle."""
     first, second = process({"sets/file": 1.0}), process({"sets/file": 7.0}, written=2.0)

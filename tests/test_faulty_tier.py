@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from forking import in_fork
 from racing import in_thread
 
-from cachekit import CacheEntry, MemoryCache
+from cachekit import CacheEntry, FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.errors import TierUnavailableError
 from cachekit.testing import FaultyTier, ManualClock, TierContract
 from cachekit.tiers.base import DirectoryTier, InvalidatesPatterns, InvalidatesTags, ServerTier, Tier
@@ -151,3 +154,45 @@ def test_a_name_that_is_no_method_is_refused() -> None:
     """With the names there are."""
     with pytest.raises(ValueError, match=r"a method must be one of .* of MemoryCache, not 'gte'"):
         FaultyTier(MemoryCache()).fail("gte")
+
+
+OPERATIONS: dict[str, Callable[[IntelligentCache], object]] = {
+    "get": lambda cache: cache.get("missing"),
+    "get_many": lambda cache: cache.get_many(["x", "y"]),
+    "contains": lambda cache: cache.contains("missing"),
+    "set": lambda cache: cache.set("a", 1, tags={"t"}),
+    "set_many": lambda cache: cache.set_many({"b": 1, "c": 2}),
+    "get_or_set": lambda cache: cache.get_or_set("loaded", lambda: 1),
+    "get_or_set_many": lambda cache: cache.get_or_set_many(["k", "l"], lambda keys: dict.fromkeys(keys, 1)),
+    "add": lambda cache: cache.add("added", 1),
+    "update": lambda cache: cache.update("added", lambda _: 2),
+    "touch": lambda cache: cache.touch("a", 60),
+    "delete": lambda cache: cache.delete("a"),
+    "delete_many": lambda cache: cache.delete_many(["b", "c"]),
+    "invalidate_by_tags": lambda cache: cache.invalidate_by_tags({"t"}),
+    "invalidate_by_pattern": lambda cache: cache.invalidate_by_pattern("k.*"),
+    "clear": lambda cache: cache.clear(),
+}
+
+
+@pytest.mark.parametrize("kind", ["directory", "server"])
+def test_the_documentation_names_the_methods(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A test that lets another method fail would change nothing."""
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "testing.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| (`[^|]+) \| (`[^|]+) \|$", page, re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(OPERATIONS)
+    if kind == "directory":
+        tier = FaultyTier(FileCache(tmp_path, 1))
+        cache = IntelligentCache(MemoryCache(), file_cache=cast("FileCache", tier))
+    else:
+        tier = FaultyTier(RedisCache(url=request.getfixturevalue("redis_url")))
+        cache = IntelligentCache(MemoryCache(), cast("RedisCache", tier), None)
+    with cache:
+        for name, of_directory, of_server in rows:
+            before = tier.calls.copy()
+            OPERATIONS[name](cache)
+            called = {method for method, times in tier.calls.items() if times > before[method]}
+            documented = of_directory if kind == "directory" else of_server
+            assert called - {"ping"} == set(re.findall(r"`(\w+)`", documented)), name

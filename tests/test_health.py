@@ -37,6 +37,13 @@ def combined(**numbers: float) -> dict[str, CacheStats]:
     return {"combined": CacheStats(**numbers)}
 
 
+def test_lookups_that_one_outage_cost_are_no_repeated_failure() -> None:
+    """The counts do not tell whether there was one outage or many."""
+    reasons = assess({"redis": CacheStats(hits=94, unavailable=6)}).reasons
+    (remedy,) = [reason.remedy for reason in reasons if reason.cause == "unavailable"]
+    assert remedy == "see the log for the outages, and check its server, its network or its disk"
+
+
 def test_no_lookups_is_healthy() -> None:
     """Of a real cache that was asked nothing, and of no statistics at all."""
     with IntelligentCache(file_cache=None) as cache:

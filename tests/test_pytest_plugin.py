@@ -117,6 +117,77 @@ def test_also_named_in_a_conftest(tmp_path: Path) -> None:
     assert "7 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
+CLOCK_TESTS = """
+import cachekit, pytest
+
+calls = []
+
+@cachekit.cache_result(ttl=60)
+def price(item):
+    calls.append(item)
+    return len(calls)
+
+def expires(clock):
+    first = price("a")
+    clock.advance(59)
+    assert price("a") == first
+    clock.advance(1)
+    assert price("a") > first
+
+def test_the_clock_alone(cachekit_clock):
+    assert cachekit.get_default_cache().file_cache is None
+    expires(cachekit_clock)
+
+@pytest.fixture
+def later(cachekit_clock):
+    return cachekit_clock
+
+def test_the_clock_of_a_fixture(later, cachekit_cache):
+    assert cachekit.get_default_cache() is cachekit_cache
+    expires(later)
+
+def test_asked_for_by_the_test_itself(request):
+    expires(request.getfixturevalue("cachekit_clock"))
+
+def test_asked_for_too_late(request, cachekit_cache):
+    with pytest.raises(pytest.fail.Exception, match="cachekit_clock must be an argument of the test"):
+        request.getfixturevalue("cachekit_clock")
+
+def test_without_caching(cachekit_disabled, cachekit_clock):
+    assert price("a") < price("a")
+
+class TestOwnCache:
+    @pytest.fixture
+    def cachekit_cache(self, cachekit_clock):
+        memory = cachekit.MemoryCache(clock=cachekit_clock)
+        with cachekit.IntelligentCache(memory, file_cache=None) as own, cachekit.override(own):
+            yield own
+
+    def test_it_may_use_the_clock(self, cachekit_cache, cachekit_clock):
+        assert cachekit.get_default_cache() is cachekit_cache
+        expires(cachekit_clock)
+
+def test_nothing_is_left():
+    assert not cachekit.cache.default._overriding
+"""
+
+
+def test_the_clock_brings_the_cache_that_goes_by_it(tmp_path: Path) -> None:
+    """A test that asks for the clock alone would otherwise move no time of any cache."""
+    ran = run(tmp_path, CLOCK_TESTS, ON, *SWITCH)
+    assert "7 passed" in ran.stdout, ran.stdout + ran.stderr
+
+
+def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
+    """They run as they are copied from the page."""
+    page = (ROOT / "docs" / "decorator.md").read_text().partition("## Tests of cached code")[2]
+    code = page.partition("```python\n")[2].partition("```")[0]
+    ran = run(tmp_path, code, ON, *SWITCH, "--strict-markers", "-W", "error")
+    number = code.count("def test_")
+    assert number >= 5
+    assert f"{number} passed" in ran.stdout, ran.stdout + ran.stderr
+
+
 def test_wrong_arguments_of_the_marker(tmp_path: Path) -> None:
     """They are errors: a marker without effect would leave a test with the values of others."""
     wrong = ("disabled=1", "'disabled'", "off=True", "disabled=None")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from naive_policies import NAIVE
+from progress_lines import without_progress
 from traces import made_up
 
 from cachekit import CacheStrategy
@@ -170,12 +171,16 @@ class TestLogs:
         path = tmp_path / "log"
         path.write_text("a\n")
         assert main(["replay", str(path)]) == 1
-        assert capsys.readouterr().err == "cachekit replay: [Errno 28] No space left on device\n"
+        assert (
+            without_progress(capsys.readouterr().err)
+            == "cachekit replay: [Errno 28] No space left on device\n"
+        )
 
-    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
-        """Its name is in the message."""
-        with pytest.raises(SystemExit, match="nowhere"):
-            main(["replay", str(tmp_path / "nowhere")])
+    def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
+        """Its name is in the message, and no number of an error."""
+        for path, why in ((tmp_path / "nowhere", "No such file or directory"), (tmp_path, "Is a directory")):
+            with pytest.raises(SystemExit, match=f"^cachekit replay: {path} cannot be read: {why}$"):
+                main(["replay", str(path)])
 
     def test_many_distinct_keys_are_estimated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Beyond the limit of the set the number is right to a few percent, and memory stays bounded."""
@@ -263,6 +268,7 @@ class TestCounts:
         rows = table(text.replace("file tier", "file-tier"))
         none, some, everything = rows["file-tier"]
         assert (none, everything) == ("-", "66.67")
+        assert "-: the file tier needs at least 1.0 MiB, which are 1,024 entries of 1 KiB" in text
         assert 0 <= float(some) < 66.67
         assert rows[OPTIMUM][2] == "66.67"
         assert "Advice: MemoryCache(4000)" in text
@@ -322,6 +328,30 @@ class TestAdvice:
         assert lines[0] == "Advice: MemoryCache(20)"
         assert "it was the largest one simulated" in lines[1]
 
+    def test_a_size_beyond_which_nothing_is_left(self) -> None:
+        """Where a cache of all keys serves hardly more, that is said instead."""
+        found = curves([10, 100], LRU=[0.8540, 0.9738], optimum=[0.9, 0.974])
+        lines = advice(found, distinct=128, most=0.9744)
+        assert lines[0] == "Advice: MemoryCache(100)"
+        assert lines[1] == (
+            "Size: up to 100 entries, twice the size gives about 3.6 points; no size serves more than "
+            "97.44 %, which 128 entries reach."
+        )
+        whole = advice(curves([128], LRU=[0.9744], optimum=[0.9744]), distinct=128, most=0.9744)
+        assert whole[1] == "Size: it holds all 128 distinct keys."
+        more = advice(curves([10, 20], LRU=[0.3, 0.5], optimum=[0.7] * 2), distinct=90, most=0.9)
+        assert "a larger one may be worth its memory: 90 entries serve 90.00 %" in more[1]
+        less = advice(curves([10, 90], LRU=[0.895, 0.9], optimum=[0.9] * 2), distinct=90, most=0.9)
+        assert less[1] == "Size: beyond 10 only 0.2."
+
+    def test_the_log_says_what_any_size_reaches(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """All requests but the first ones of the keys."""
+        (tmp_path / "log").write_text("a\nb\n" + "a\nb\n" * 99)
+        text = shown(tmp_path / "log", "--sizes", "2", "--policies", "lru", capsys=capsys)
+        assert "Size: it holds all 2 distinct keys." in text
+
     def test_a_policy_that_saves_loads(self) -> None:
         """Fewer loads than LRU by two percent or more; of two that are alike the cheaper one."""
         lines = advice(
@@ -357,7 +387,9 @@ class TestPicture:
         assert drawn.lstrip().startswith("<?xml")
         assert all(f"<!-- {name} -->" in drawn for name in ("LRU", "SIEVE", "optimum", "hit ratio (%)"))
 
-    def test_where_none_can_be_drawn(self, subtests: pytest.Subtests, tmp_path: Path) -> None:
+    def test_where_none_can_be_drawn(
+        self, subtests: pytest.Subtests, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """It says so before the work, not after."""
         rows: list[tuple[str, str]] = [
             ("picture", "must end in one of"),
@@ -367,8 +399,14 @@ class TestPicture:
         for name, words in rows:
             with subtests.test(name=name):
                 pytest.importorskip("matplotlib")
-                with pytest.raises(SystemExit, match=words):
-                    main(["replay", str(tmp_path / "no log"), "--plot", str(tmp_path / name)])
+                command = ["replay", str(tmp_path / "no log"), "--plot", str(tmp_path / name)]
+                if "directory" in words:
+                    with pytest.raises(SystemExit, match=words):
+                        main(command)
+                    continue
+                with pytest.raises(SystemExit, match=r"^2$"):
+                    main(command)
+                assert re.search(f"cachekit replay: .*{words}", capsys.readouterr().err)
 
     def test_without_matplotlib(self, tmp_path: Path) -> None:
         """The error names the extra; without --plot nothing asks for it."""

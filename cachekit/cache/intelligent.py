@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, final, overload
+from typing import Any, Never, ParamSpec, TypeVar, final, overload
 
 from cachekit.cache.config import tiers_of
 from cachekit.cache.fill import Fill
@@ -17,7 +17,7 @@ from cachekit.cache.region import Region
 from cachekit.coherence.conditional_writes import add, update
 from cachekit.decorator.function import decorator_for
 from cachekit.decorator.source import FixedSource, playing
-from cachekit.decorator.types import CacheDecorator
+from cachekit.decorator.types import CacheDecorator, CachedFunction
 from cachekit.health import Health, HealthMonitor, Thresholds, assess
 from cachekit.loading.core import CacheCore
 from cachekit.loading.options import OFF, LoadOptions, Prefetch, checked_prefetch
@@ -50,6 +50,7 @@ from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory.store import find_nothing
 from cachekit.tiers.memory.tier import MemoryCache
 
+P = ParamSpec("P")
 V = TypeVar("V")
 D = TypeVar("D")
 
@@ -858,8 +859,35 @@ class IntelligentCache:
             tuple(advice),
         )
 
+    # Only Any matches Never: what has no type stays so.
+    @overload
+    def cached(self, function: Never, /) -> Any: ...
+    @overload
+    def cached(self, function: Callable[P, V], /) -> CachedFunction[P, V]: ...
+    @overload
     def cached(
         self,
+        /,
+        *,
+        ttl: TTL | Callable[[Any], TTL] = ...,
+        cache_level: CacheLevel = ...,
+        key_func: Callable[..., str] | None = ...,
+        tags: Tags | Callable[..., Tags] | None = ...,
+        name: str | None = ...,
+        version: str = ...,
+        ignore: tuple[str, ...] = ...,
+        store_if: Callable[[Any], bool] | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
+        copy: bool = ...,
+        prefetch: bool | Prefetch = ...,
+    ) -> CacheDecorator: ...
+
+    def cached(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
         *,
         ttl: TTL | Callable[[Any], TTL] = None,
         cache_level: CacheLevel = _ALL,
@@ -874,14 +902,15 @@ class IntelligentCache:
         load: LoadOptions | None = None,
         copy: bool = False,
         prefetch: bool | Prefetch = False,
-    ) -> CacheDecorator:
-        """Return the decorator `cachekit.cache_result` for this cache, with the same parameters."""
+    ) -> Any:
+        """Decorate a function as `cachekit.cache_result` does, for this cache, with the same parameters."""
         self._core.check(_ALL)
         options = (
             ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
             prefetch,
         )  # fmt: skip
-        return decorator_for(FixedSource(self._core), options)
+        decorate = decorator_for(FixedSource(self._core), options)
+        return decorate if function is None else decorate(function)
 
     # -- life ---------------------------------------------------------------------------------------
 

@@ -75,6 +75,8 @@ def _prepare_output() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # open until the process ends
     elif isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # any str is a key; stderr has this by default
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _give_up_output() -> None:
@@ -122,6 +124,7 @@ def _add_demo(commands: Commands) -> None:
     _add_number(demo, "--processes", "new processes that ask once more", 4, least=1, most=64)
     demo.add_argument(
         "--redis",
+        type=_server,
         metavar="URL",
         help="a server that another host shares; processes with another directory play that host",
     )
@@ -206,6 +209,20 @@ def _log(text: str) -> Path:
 def _file(text: str) -> str:
     if "://" in text:
         raise argparse.ArgumentTypeError(f"must be the path of a file, not the URL {safe_repr(text)}")
+    return text
+
+
+def _server(text: str) -> str:
+    try:
+        from cachekit.tiers.redis.tier import RedisCache
+
+        RedisCache(url=text).close()  # it has not connected
+    except ImportError as error:
+        raise argparse.ArgumentTypeError(
+            f"a server needs redis-py: pip install 'cachekit-tiered[redis]' ({error})"
+        ) from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 
@@ -355,8 +372,9 @@ def _add_metrics(commands: Commands) -> None:
             "without one; user if neither is given)"
         ),
     )
-    metrics.add_argument("--grafana", action="store_true", help="print a dashboard for Grafana, and end")
-    metrics.add_argument("--alerts", action="store_true", help="print alerting rules for Prometheus, and end")
+    printed = metrics.add_mutually_exclusive_group()
+    printed.add_argument("--grafana", action="store_true", help="print a dashboard for Grafana, and end")
+    printed.add_argument("--alerts", action="store_true", help="print alerting rules for Prometheus, and end")
     metrics.set_defaults(run=_metrics)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,10 +22,12 @@ def check_can_draw(path: Path) -> None:
         ) from None
     kinds = FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in kinds:
-        raise SystemExit(
-            f"cachekit replay: the file name of the chart, {path}, must end in one of "
-            f"{', '.join(f'.{kind}' for kind in sorted(kinds))}"
+        suffixes = ", ".join(f".{kind}" for kind in sorted(kinds))
+        print(
+            f"cachekit replay: the file name of the chart, {path}, must end in one of {suffixes}",
+            file=sys.stderr,
         )
+        raise SystemExit(2)
     if not path.absolute().parent.is_dir():
         raise SystemExit(
             f"cachekit replay: the chart must be in an existing directory, not {path.absolute().parent}"

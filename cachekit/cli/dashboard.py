@@ -13,7 +13,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, NamedTuple, final
 from urllib.parse import parse_qs
 
-from cachekit.cli.directory import DirectoryError, refuse
+from cachekit.cli.directory import ArgumentError, DirectoryError, refuse
 from cachekit.cli.watched import reader_of
 from cachekit.errors import CacheError
 
@@ -44,7 +44,7 @@ def run(plan: Plan) -> int:
 
     if not plan.insecure_bind and not _is_loopback(plan.host):
         return refuse(
-            DirectoryError(
+            ArgumentError(
                 f"{plan.host} can be reached from other hosts, and the address would be sent unencrypted; "
                 f"use an SSH tunnel, or add --insecure-bind"
             )

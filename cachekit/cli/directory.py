@@ -28,6 +28,10 @@ class DirectoryError(Exception):
     """The directory cannot be used; the message is shown to the user."""
 
 
+class ArgumentError(DirectoryError):
+    """An argument is wrong whatever there is; the message is shown to the user, and the status is 2."""
+
+
 def absolute(path: str) -> str:
     """Return the absolute path of a directory.
 
@@ -35,7 +39,7 @@ def absolute(path: str) -> str:
         DirectoryError: it does not exist, or cannot be read.
     """
     if "://" in path:
-        raise DirectoryError(f"a cache directory must be a path, not the URL {safe_repr(path)}")
+        raise ArgumentError(f"a cache directory must be a path, not the URL {safe_repr(path)}")
     path = os.path.abspath(os.path.expanduser(path))
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
@@ -118,7 +122,7 @@ def no_cache(path: str) -> DirectoryError:
 def refuse(error: Exception) -> int:
     """Print the error of a command to stderr; return the exit status."""
     print(f"cachekit: {error}", file=sys.stderr)
-    return 1
+    return 2 if isinstance(error, ArgumentError) else 1
 
 
 def watched(inspection: Inspection, label: str, display: Display | None, *, verify: bool) -> Iterator[Item]:

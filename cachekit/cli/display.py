@@ -7,6 +7,7 @@ ASCII lines, for logs and pipes.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -41,19 +42,25 @@ class Display(Protocol):
 def display_for(stream: TextIO) -> Display:
     """Return the best display for the stream and the installed packages."""
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
-        return PlainDisplay(stream)
+        return PlainDisplay(stream, sys.stderr)
     try:
         from rich.console import Console
     except ImportError:
-        return PlainDisplay(stream)
+        return PlainDisplay(stream, sys.stderr)
     return RichDisplay(Console(file=stream, highlight=False))
 
 
 class PlainDisplay:
-    """Lines of text; progress is one line per quarter."""
+    """Lines of text; progress is one line per quarter.
 
-    def __init__(self, stream: TextIO) -> None:
+    Args:
+        stream: Where the output goes.
+        progress: Where lines of progress go (default: the same stream).
+    """
+
+    def __init__(self, stream: TextIO, progress: TextIO | None = None) -> None:
         self._stream = stream
+        self._progress = stream if progress is None else progress
 
     def line(self, text: str = "") -> None:  # noqa: D102
         # Flushed, so that the reader of a pipe sees progress at once.
@@ -71,7 +78,8 @@ class PlainDisplay:
                 shown = quarter
                 seconds = time.perf_counter() - started
                 share = f"{quarter * 100 // _QUARTERS:3d} %"
-                self.line(f"{label}  {share}  {done:,} of {total:,} {unit}  {seconds:.1f} s")
+                said = f"{label}  {share}  {done:,} of {total:,} {unit}  {seconds:.1f} s"
+                print(said, file=self._progress, flush=True)
 
         yield report
 

@@ -25,7 +25,11 @@ class Plan(NamedTuple):
 
 
 def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
-    """Purge a directory after confirmation; return 0 if that was done, 1 if not."""
+    """Purge a directory after confirmation.
+
+    Returns:
+        0 if that was done; 1 if not, also because the answer was no; 2 for a wrong argument.
+    """
     try:
         path = cache_directory(plan.directory)
         geometry, what = _describe(path)
@@ -33,9 +37,13 @@ def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
         return refuse(error)
     except OSError as error:
         return refuse(DirectoryError(f"{plan.directory} cannot be read: {error.strerror}"))
-    if not plan.sure and not _confirmed(ask, f"Remove {what} from {path}? [y/N] "):
-        display.line("Nothing was removed.")
-        return 1
+    if not plan.sure:
+        answer = _answer(ask, f"Remove {what} from {path}? [y/N] ")
+        if answer is None or answer.strip().lower() not in ("y", "yes"):
+            display.line("Nothing was removed.")
+            if answer is None:
+                refuse(DirectoryError("there is no answer to read: add --yes to purge without a question"))
+            return 1
     try:
         with Engine(path, geometry=geometry) as engine:
             removed = engine.clear()
@@ -58,10 +66,8 @@ def _describe(path: str) -> tuple[Geometry | None, str]:
     return found.geometry, f"{counted(found.count(), 'entry')} ({size(found.disk_bytes())})"
 
 
-def _confirmed(ask: Callable[[str], str], question: str) -> bool:
+def _answer(ask: Callable[[str], str], question: str) -> str | None:
     try:
-        return ask(question).strip().lower() in ("y", "yes")
-    except (EOFError, UnicodeDecodeError):
-        return False
-    except RuntimeError:  # `input` raises it if stdin is closed
-        return False
+        return ask(question)
+    except (EOFError, UnicodeDecodeError, RuntimeError):  # `input` raises RuntimeError if stdin is closed
+        return None

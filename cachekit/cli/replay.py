@@ -8,17 +8,20 @@ one size, and no time passes.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from cachekit.cli.directory import size
 from cachekit.cli.display import Display, Report
 from cachekit.cli.requests import Requests, read_log, sizes_of
 from cachekit.cli.simulation import (
     FILE_TIER,
     OPTIMUM,
+    RECORD,
     Curves,
     estimate_sizes,
     simulate,
@@ -28,6 +31,7 @@ from cachekit.cli.simulation import (
 )
 from cachekit.model.display import safe_repr
 from cachekit.model.types import CacheStrategy
+from cachekit.tiers.file.engine.format import SMALLEST_LIMIT
 
 #: The default policies, by the increasing cost of a hit. TTL is missing because logs have no expiry times.
 POLICIES: Final = (
@@ -98,9 +102,15 @@ def run(plan: Plan, display: Display) -> int:
             display.line(f"of which {requests.number:,} for {requests.distinct:,} keys are simulated")
         sizes = _sizes(plan.sizes, distinct)
         curves = _replay(plan, requests, sizes, Path(scratch), display)
+        most = requests.hit_ratio(requests.number - requests.distinct)
         estimates = _estimates(plan, requests, sizes, display) if plan.estimate else []
     display.line()
     _show(curves, display)
+    if any(map(math.isnan, curves.ratios.get(FILE_TIER, ()))):
+        entries = math.ceil(SMALLEST_LIMIT / RECORD / plan.sample)
+        display.line(
+            f"-: the file tier needs at least {size(SMALLEST_LIMIT)}, which are {entries:,} entries of 1 KiB"
+        )
     if estimates:
         display.table(
             f"Hit ratio in percent at other sizes, as estimated by MemoryCache ({NAMES[plan.policies[0]]})",
@@ -113,7 +123,7 @@ def run(plan: Plan, display: Display) -> int:
         draw(curves, plan.plot)
         display.line(f"The chart is in {plan.plot}.")
     display.line()
-    for line in advice(curves):
+    for line in advice(curves, distinct, most):
         display.line(line)
     return 0
 
@@ -130,8 +140,14 @@ def _read(plan: Plan, scratch: Path, display: Display) -> Requests:
     except BrokenPipeError:  # of the output
         raise
     except (OSError, ValueError) as error:
-        raise SystemExit(f"cachekit replay: {error}") from error
+        raise SystemExit(f"cachekit replay: {_why(error)}") from error
     return requests
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fspath(error.filename)} cannot be read: {error.strerror}"
+    return str(error)
 
 
 def _offset(report: Report, before: int, total: int) -> Report:
@@ -221,11 +237,17 @@ def _star(name: str, ratio: float, top: float) -> str:
 # -- the advice ------------------------------------------------------------------------------------
 
 
-def advice(curves: Curves) -> list[str]:
-    """Return the recommended size and policy, as a line of code, and the reasons in sentences."""
+def advice(curves: Curves, distinct: int | None = None, most: float = 1.0) -> list[str]:
+    """Return the recommended size and policy, as a line of code, and the reasons in sentences.
+
+    Args:
+        curves: The hit ratios.
+        distinct: The number of distinct keys (default: not known).
+        most: The hit ratio of a cache that holds all of them.
+    """
     policies = curves.of_policies()
     best = list(map(max, zip(*policies.values(), strict=True)))
-    chosen, why_size = _choose_size(curves.sizes, best)
+    chosen, why_size = _choose_size(curves.sizes, best, distinct, most)
     policy, why_policy = _choose_policy({name: it[chosen] for name, it in policies.items()})
     strategy = next(member for member, name in NAMES.items() if name == policy)
     argument = "" if strategy is CacheStrategy.LRU else f", CacheStrategy.{strategy.name}"
@@ -238,8 +260,16 @@ def advice(curves: Curves) -> list[str]:
     ]
 
 
-def _choose_size(sizes: Sequence[int], best: Sequence[float]) -> tuple[int, str]:
+def _choose_size(
+    simulated: Sequence[int], ratios: Sequence[float], distinct: int | None, most: float
+) -> tuple[int, str]:
     # The index of the smallest size beyond which no larger one is worth its memory, and the reasons.
+    # Beyond those that were simulated, the ratio is known where all keys fit.
+    sizes, best = list(simulated), list(ratios)
+    last = len(sizes) - 1
+    if distinct is not None and distinct > sizes[-1]:
+        sizes.append(distinct)
+        best.append(max(most, best[-1]))
 
     def gain(smaller: int, larger: int) -> float:
         # Points of hit ratio per doubling, between two sizes.
@@ -247,9 +277,8 @@ def _choose_size(sizes: Sequence[int], best: Sequence[float]) -> tuple[int, str]
 
     def most_beyond(index: int) -> float:
         # Not only the next size: a loop over many keys gives nothing until all of them fit.
-        return max(gain(index, larger) for larger in range(index + 1, len(sizes)))
+        return max((gain(index, larger) for larger in range(index + 1, len(sizes))), default=0.0)
 
-    last = len(sizes) - 1
     chosen = next((index for index in range(last) if most_beyond(index) < _WORTH), last)
     reasons = []
     if chosen:
@@ -257,8 +286,13 @@ def _choose_size(sizes: Sequence[int], best: Sequence[float]) -> tuple[int, str]
         reasons.append(f"up to {sizes[chosen]:,} entries, twice the size gives about {points:.1f} points")
     if chosen < last:
         reasons.append(f"beyond {sizes[chosen]:,} only {most_beyond(chosen):.1f}")
+    elif distinct is not None and sizes[chosen] >= distinct:
+        reasons.append(f"it holds all {distinct:,} distinct keys")
+    elif distinct is not None and most_beyond(chosen) < _WORTH:
+        reasons.append(f"no size serves more than {100 * most:.2f} %, which {distinct:,} entries reach")
     elif last:
-        reasons.append("it was the largest one simulated, and a larger one may be worth its memory")
+        whole = "" if distinct is None else f": {distinct:,} entries serve {100 * most:.2f} %"
+        reasons.append(f"it was the largest one simulated, and a larger one may be worth its memory{whole}")
     else:
         reasons.append("it was the only one simulated")
     return chosen, "; ".join(reasons) + "."

@@ -30,7 +30,7 @@ NEVER: Final = (1 << 64) - 1
 _PART: Final = 1 << 21  # requests whose next uses are computed at a time
 _SLACK: Final = 1024
 _ROUND: Final = 2000  # requests after which the notes of an estimate are simulated
-_RECORD: Final = 1024  # bytes of a record, with its key
+RECORD: Final = 1024  # bytes of a record, with its key
 
 Progress = Callable[[int], object]
 
@@ -82,11 +82,11 @@ def simulate_directory(entries: int, requests: Requests, directory: Path, progre
     Returns:
         The number of hits; None if that is less than the minimum size of a directory.
     """
-    if entries * _RECORD < SMALLEST_LIMIT:
+    if entries * RECORD < SMALLEST_LIMIT:
         return None
-    payload = bytes(_RECORD - record_size(16, 0, 0, 0))
+    payload = bytes(RECORD - record_size(16, 0, 0, 0))
     hits = 0
-    with Engine(directory, entries * _RECORD) as engine:
+    with Engine(directory, entries * RECORD) as engine:
         for chunk in requests.chunks():
             for key in chunk:
                 name = f"{key:016x}"

@@ -25,7 +25,8 @@ from cachekit.monitoring.record import Process
 from cachekit.monitoring.snapshot import Numbers
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
 
     from cachekit.monitoring.reading import FiguresReader
 
@@ -35,6 +36,7 @@ _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _COLOURS: Final = {"healthy": "green", "warning": "yellow", "critical": "bold red"}
 _SHOWN: Final = 40  # the most processes in a terminal
 _NONE: Final = "-"
+_WIDEST: Final = 100_000  # columns of characters in a table
 
 
 class Plan(NamedTuple):
@@ -108,6 +110,11 @@ _TIER_HEADER: Final = (
 )  # fmt: skip
 _PROCESS_HEADER: Final = (
     "", "pid", "requests", "hit rate", "loads", "memory", "caches", "age", "seen", "health",
+)  # fmt: skip
+#: The columns that a narrow terminal does without, the first ones first.
+_DISPENSABLE: Final = (
+    "p50", "p99", "invalidated", "expired", "limit", "evicted", "seen", "age", "pid", "caches", "errors",
+    "hits", "entries", "half", "ten times", "memory", "loads", "size", "twice", "hit rate",
 )  # fmt: skip
 
 
@@ -307,6 +314,36 @@ def screen(
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    return _Table(header, rows)
+
+
+class _Table:
+    """A table that leaves columns out on a narrow terminal, so that the others are whole."""
+
+    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self._header = header
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich.measure import Measurement
+
+        unlimited = options.update(width=_WIDEST)
+        shown = list(range(len(self._header)))
+        given_up = iter(_DISPENSABLE)
+        while True:
+            table = _drawn(
+                [self._header[at] for at in shown], [[row[at] for at in shown] for row in self._rows]
+            )
+            if Measurement.get(console, unlimited, table).maximum <= options.max_width:
+                break
+            name = next(given_up, None)
+            if name is None:
+                break
+            shown = [at for at in shown if not at or self._header[at] != name]
+        yield table
+
+
+def _drawn(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from cachekit.cli.directory import DirectoryError, cache_directory
+from cachekit.cli.directory import ArgumentError, DirectoryError, cache_directory
 from cachekit.monitoring.reading import FiguresReader, HostReader
 from cachekit.monitoring.wanted import LONGEST
 
@@ -23,12 +23,13 @@ def reader_of(place: str | None, prefix: str | None, seconds: float = LONGEST) -
         seconds: How long the processes publish after a read.
 
     Raises:
-        DirectoryError: It is neither the directory of a cache nor the URL of a server.
+        ArgumentError: It is neither a path nor the URL of a server.
+        DirectoryError: It is not the directory of a cache.
     """
     if place is not None and place.startswith(_URLS):
         return _of_server(place, prefix, seconds)
     if prefix is not None:
-        raise DirectoryError("--prefix names caches on a server: give the URL of one, such as redis://host")
+        raise ArgumentError("--prefix names caches on a server: give the URL of one, such as redis://host")
     return HostReader(None if place is None else cache_directory(place), seconds=seconds)
 
 
@@ -44,4 +45,4 @@ def _of_server(url: str, prefix: str | None, seconds: float) -> FiguresReader:
             f"a server needs redis-py: pip install 'cachekit-tiered[redis]' ({error})"
         ) from error
     except ValueError as error:
-        raise DirectoryError(str(error)) from error
+        raise ArgumentError(str(error)) from error

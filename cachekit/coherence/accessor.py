@@ -357,7 +357,7 @@ class TierAccessor(Generic[T]):
                 breaker.probe_failed()
         if took is not None:
             refused = self.refused - self._refused_before
-            _logger().info(
+            _logger().warning(  # at the level of the beginning: a log must not show the one alone
                 "%s tier recovered after %.1f s, using it again: %d calls were refused",
                 self.name, took, refused,
             )  # fmt: skip

@@ -260,6 +260,9 @@ _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
 def _encode_other(value: Any, kind: type, depth: int) -> str:
     own = getattr(kind, "__cache_key__", None)
     if own is not None:
+        if not callable(own):
+            what = "a property" if isinstance(own, property) else f"a {qualified_name(type(own))}"
+            raise Unkeyable(f"__cache_key__ of {qualified_name(kind)} must be a method, not {what}")
         return f"<{qualified_name(kind)}:{encode(own(value), _deeper(depth))}>"
     # By type, not by isinstance(): a proxy claims the class of its target, which may change.
     if issubclass(kind, enum.Enum):

@@ -18,7 +18,14 @@ if not TYPE_CHECKING:  # for a type checker, every name would exist
     def __getattr__(name: str) -> object:
         """Return a transport, the first time that it is asked for."""
         if name in {"AsyncCachedTransport", "CachedTransport"}:
-            from cachekit.http import transport
+            try:
+                from cachekit.http import transport
+            except ModuleNotFoundError as error:
+                if error.name != "httpx":
+                    raise
+                raise ImportError(
+                    f"{name} needs httpx; install it with: pip install 'cachekit-tiered[http]'"
+                ) from error
 
             return getattr(transport, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -45,6 +45,20 @@ class Clock(Protocol):
         ...
 
 
+def checked_clock(clock: Clock) -> Clock:
+    """Return a clock that was passed in.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not (callable(getattr(clock, "time", None)) and callable(getattr(clock, "monotonic", None))):
+        raise TypeError(
+            f"clock must have the methods time() and monotonic(), as cachekit.testing.ManualClock has, "
+            f"and not be of type {type(clock).__name__}"
+        )
+    return clock
+
+
 def source_of(clock: Clock) -> Clock:
     """Return what hot paths read a clock from: the module `time` itself for the system clocks.
 

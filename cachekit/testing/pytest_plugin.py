@@ -26,7 +26,7 @@ from cachekit.cache.default import override
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.cassettes.cassette import Cassette, Mode, cassette
 from cachekit.decorator.source import disabled
-from cachekit.runtime.clock import SystemClock
+from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.testing.clock import ManualClock
 from cachekit.testing.pytest_switch import CASSETTE_MARKER
 from cachekit.tiers.memory.tier import MemoryCache
@@ -43,18 +43,43 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def cachekit_clock() -> ManualClock:
-    """Provide a clock that moves only on request; `cachekit_cache` goes by it if a test asks for both."""
-    return ManualClock()
+def _cachekit_clocks() -> list[Clock]:
+    return []  # the clock of the test's cache, once it is chosen
 
 
 @pytest.fixture
-def cachekit_cache(request: pytest.FixtureRequest) -> Iterator[IntelligentCache]:
-    """Provide an empty default cache for this test, and close it at the end."""
-    by_hand = "cachekit_clock" in request.fixturenames
-    clock = request.getfixturevalue("cachekit_clock") if by_hand else SystemClock()
-    with IntelligentCache(MemoryCache(clock=clock), file_cache=None) as cache, override(cache):
+def _cachekit_test_cache(
+    request: pytest.FixtureRequest, _cachekit_clocks: list[Clock]
+) -> Iterator[IntelligentCache]:
+    # Apart from `cachekit_cache`, so that a project's own `cachekit_cache` may use `cachekit_clock`.
+    if not _cachekit_clocks:
+        by_hand = "cachekit_clock" in request.fixturenames
+        _cachekit_clocks.append(ManualClock() if by_hand else SystemClock())
+    memory = MemoryCache(clock=_cachekit_clocks[0])
+    with IntelligentCache(memory, file_cache=None) as cache, override(cache):
         yield cache
+
+
+@pytest.fixture
+def cachekit_clock(request: pytest.FixtureRequest, _cachekit_clocks: list[Clock]) -> ManualClock:
+    """Provide a clock that moves only on request, and an empty default cache that goes by it."""
+    if not _cachekit_clocks:
+        _cachekit_clocks.append(ManualClock())
+    clock = _cachekit_clocks[0]
+    if not isinstance(clock, ManualClock):
+        pytest.fail(
+            "cachekit_clock must be an argument of the test or of its fixtures: the cache of this test "
+            "already goes by the time of the system",
+            pytrace=False,
+        )
+    request.getfixturevalue("_cachekit_test_cache")
+    return clock
+
+
+@pytest.fixture
+def cachekit_cache(_cachekit_test_cache: IntelligentCache) -> IntelligentCache:
+    """Provide an empty default cache for this test, and close it at the end."""
+    return _cachekit_test_cache
 
 
 @pytest.fixture

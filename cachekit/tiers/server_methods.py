@@ -16,7 +16,7 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, TTL, Tags
 from cachekit.model.validation import checked_key, checked_keys, checked_tags, seconds
-from cachekit.runtime.clock import Clock
+from cachekit.runtime.clock import Clock, checked_clock
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.pickle_allowlist import classes
@@ -65,7 +65,7 @@ class ServerMethods(ABC):
         self._key_prefix = key_prefix
         # Without the secret, which only the serializer holds.
         self._stored_as: StoredAs = codec, compression, None, allow
-        self._clock = clock
+        self._clock = checked_clock(clock)
         self._figures = Figures(clock)
         self._counter = self._figures.counter
         self._closed = False

@@ -36,14 +36,16 @@ if not settings.configured:
 
 from django.core.cache import InvalidCacheBackendError, caches
 from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
+from django.core.management.base import SystemCheckError
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.template import engines
 from django.test import RequestFactory, override_settings
 from django.views.decorators.cache import cache_page
 
-from cachekit import IntelligentCache, LoadOptions, MemoryCache
+from cachekit import IntelligentCache, LoadOptions, MemoryCache, TierUnavailableError
 from cachekit.integrations.django import CacheKitCache, location
 from cachekit.integrations.django.checks import check_caches
 from cachekit.testing import ManualClock
@@ -346,7 +348,7 @@ def checks(**params: Any) -> list[CheckMessage]:
         return check_caches()
 
 
-def test_system_checks(tmp_path: Path) -> None:
+def test_system_checks(make: Make, tmp_path: Path) -> None:
     """Errors for what does not work, warnings for what loses data, nothing for the rest."""
     assert [message.id for message in checks()] == ["cachekit.W001"]
     assert checks(LOCATION=str(tmp_path)) == []
@@ -384,10 +386,46 @@ def test_wrong_settings(make: Make) -> None:
         ("nowhere.at:all", {}, "cannot be imported"),
         (f"{__name__}:BACKEND", {}, "must name an IntelligentCache"),
     ):
+        backend = make(where, OPTIONS=options)  # Django's own check makes it, before it shows ours
+        for use in ("cache", "async_cache"):
+            with pytest.raises(InvalidCacheBackendError, match=what):
+                getattr(backend, use)
         with pytest.raises(InvalidCacheBackendError, match=what):
-            make(where, OPTIONS=options)
-    with override_settings(SECRET_KEY=""), pytest.raises(Exception, match="SECRET_KEY"):
-        make()
+            backend.set("k", 1)
+        with pytest.raises(AttributeError, match="'CacheKitCache' object has no attribute 'nothing'"):
+            getattr(backend, "nothing")  # noqa: B009
+    with override_settings(SECRET_KEY=""), pytest.raises(ImproperlyConfigured, match="SECRET_KEY"):
+        make().get("k")
+
+
+def test_a_backend_that_cannot_be_opened_tries_again_at_the_next_use(make: Make, tmp_path: Path) -> None:
+    """Django keeps it as long as its thread."""
+    (tmp_path / "file").write_text("")
+    backend = make(str(tmp_path / "file"))
+    with pytest.raises(TierUnavailableError, match="Not a directory"):
+        backend.get("k")
+    (tmp_path / "file").unlink()
+    backend.set("k", 1)
+    assert backend.get("k") == 1
+
+
+def test_manage_check_shows_our_errors(tmp_path: Path) -> None:
+    """Also those that only opening shows: Django's own check of caches must not end before."""
+    (tmp_path / "file").write_text("")
+    for params, what in (
+        ({"LOCATION": "nowhere"}, "LOCATION 'nowhere' must be"),
+        ({"OPTIONS": {"max_sise": 5}}, "OPTIONS has 'max_sise'"),
+        ({"OPTIONS": {"max_size": 0}}, "max_size must be"),
+        ({"LOCATION": "nowhere.at:all"}, "cannot be imported"),
+        ({"LOCATION": str(tmp_path / "file")}, "Not a directory"),
+    ):
+        caches_ = {"default": {"BACKEND": BACKEND} | params}
+        with (
+            override_settings(CACHES=caches_),
+            pytest.raises(SystemCheckError, match=r"cachekit\.E001") as said,
+        ):
+            call_command("check")
+        assert what in str(said.value)
 
 
 def test_secret_keys_can_be_rotated(make: Make, tmp_path: Path) -> None:

@@ -167,6 +167,11 @@ async def decorated(cache: IntelligentCache) -> None:
     async def later(x: int) -> str:
         return str(x)
 
+    @cache.cached
+    async def bare(x: int) -> str:
+        return str(x)
+
+    assert_type(await bare(1), str)
     assert_type(await later(1), str)
     assert_type(await cached(1), bytes)
     await later("1")  # type: ignore[arg-type]

@@ -77,7 +77,14 @@ async def awaited_of_a_cache(x: int) -> dict[str, int]:
     return {"x": x}
 
 
+@cache.cached
+def bare_of_a_cache(x: int) -> float:
+    """Without parentheses."""
+    return float(x)
+
+
 def functions() -> None:
+    assert_type(bare_of_a_cache(1), float)
     assert_type(bare(1), list[str])
     assert_type(bare(1, "a", z=True), list[str])
     assert_type(bare(x=1, y="a"), list[str])
@@ -194,8 +201,8 @@ def wrong_parameters() -> None:
     cache_result(cache_level="memory")  # type: ignore[call-overload]
     cache_result(key_func="x")  # type: ignore[call-overload]
     cache_result(no_such=1)  # type: ignore[call-overload]
-    cache.cached(ttl="60")  # type: ignore[arg-type]
-    cache.cached(cache=cache)  # type: ignore[call-arg]
+    cache.cached(ttl="60")  # type: ignore[call-overload]
+    cache.cached(cache=cache)  # type: ignore[call-overload]
 
 
 def shapes() -> None:

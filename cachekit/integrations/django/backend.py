@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from math import inf
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
@@ -16,7 +17,7 @@ from django.db.backends.dummy.base import DatabaseWrapper as NoDatabase
 
 from cachekit.aio.cache import IntelligentCache as AsyncCache
 from cachekit.cache.intelligent import IntelligentCache
-from cachekit.integrations.django.location import cache_of
+from cachekit.integrations.django.location import NOT_OPENED, cache_of
 from cachekit.integrations.django.values import Values
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, Tags
@@ -34,8 +35,8 @@ class CacheKitCache(BaseCache):
         params: The other settings of the alias: `TIMEOUT`, `KEY_PREFIX`, `VERSION`, `KEY_FUNCTION` and
             `OPTIONS` (see docs/integrations.md).
 
-    Raises:
-        InvalidCacheBackendError: a wrong location or option.
+    A wrong location or option raises InvalidCacheBackendError at the first use. Django makes every backend
+    when it checks the settings, and must come as far as the check that reports the error.
 
     Backends of one location share one cache in each process. The methods are those of Django. `set`, `add`
     and `get_or_set` also take `tags` and `stale_ttl`. A value that cannot be unpickled counts as missing.
@@ -45,14 +46,29 @@ class CacheKitCache(BaseCache):
         params = dict(params)
         super().__init__(params)
         options = params.get("OPTIONS", {})
-        shared = cache_of(location, options)
-        self._values = Values(shared.is_signed)
         self._stale_ttl: float | None = options.get("stale_ttl")
         self._load: LoadOptions | None = options.get("load")
-        #: The cache, for what Django's interface does not have.
-        self.cache: IntelligentCache = shared.cache
+        self._location = location
+        self._options = options
+        with suppress(*NOT_OPENED):
+            self._open()
+
+    def _open(self) -> None:
+        shared = cache_of(self._location, self._options)
+        self._values = Values(shared.is_signed)
         #: The same cache, awaited.
         self.async_cache = AsyncCache.of(shared.cache)
+        #: The cache, for what Django's interface does not have.
+        self.cache: IntelligentCache = shared.cache
+
+    if not TYPE_CHECKING:  # mypy would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            # Called only for what is missing, so a backend that is open costs nothing more.
+            if name not in ("_values", "async_cache", "cache"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._open()
+            return self.__dict__[name]
 
     # -- arguments ----------------------------------------------------------------------------------
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from django.core.cache import InvalidCacheBackendError
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's names
 from django.utils.module_loading import import_string
 
 from cachekit.integrations.django.backend import CacheKitCache
-from cachekit.integrations.django.location import checked_options, parsed
+from cachekit.integrations.django.location import NOT_OPENED, cache_of, parsed
 
 _SESSIONS = "django.contrib.sessions.backends.cache"
 
 
 def check_caches(**_: Any) -> list[CheckMessage]:
-    """Return what is wrong with the aliases whose backend is a `CacheKitCache`; nothing is opened."""
+    """Return what is wrong with the aliases whose backend is a `CacheKitCache`."""
     messages: list[CheckMessage] = []
     for alias, params in settings.CACHES.items():
         if not _is_ours(params.get("BACKEND", "")):
@@ -24,8 +23,8 @@ def check_caches(**_: Any) -> list[CheckMessage]:
         options = params.get("OPTIONS", {})
         try:
             location = parsed(params.get("LOCATION", ""))
-            checked_options(options, location)
-        except InvalidCacheBackendError as error:
+            cache_of(params.get("LOCATION", ""), options)  # Django's own check opens it as well
+        except NOT_OPENED as error:
             messages.append(Error(f"CACHES[{alias!r}]: {error}", id="cachekit.E001"))
             continue
         in_memory = location.server is location.directory is location.cache is None

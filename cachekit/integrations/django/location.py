@@ -12,9 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from django.conf import settings
 from django.core.cache import InvalidCacheBackendError
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from cachekit.cache.intelligent import IntelligentCache
+from cachekit.errors import CacheError
 from cachekit.loading.options import LoadOptions
 from cachekit.model.display import safe_repr, shown_value
 from cachekit.serialization.signing import SHORTEST_SECRET
@@ -45,6 +47,10 @@ _OPTIONS: Final[dict[str, tuple[type, ...]]] = {
 
 #: Those that say how a backend uses its cache, and not what the cache is.
 _OF_BACKENDS: Final = ("stale_ttl", "load")
+
+
+#: What `cache_of` raises for settings that do not work, and for a place that cannot be used.
+NOT_OPENED: Final = (ImproperlyConfigured, CacheError, OSError, ImportError)
 
 
 class Location(NamedTuple):

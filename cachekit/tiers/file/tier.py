@@ -29,7 +29,7 @@ from cachekit.model.validation import (
     pattern_to_invalidate,
     seconds,
 )
-from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.clock import Clock, SystemClock, checked_clock
 from cachekit.runtime.scheduler import scheduler
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compressor
@@ -127,6 +127,7 @@ class FileCache:
         namespace = checked_key(namespace, "namespace")
         if not isinstance(allow_network_fs, bool):
             raise TypeError(f"allow_network_fs must be True or False, not {safe_repr(allow_network_fs)}")
+        checked_clock(clock)
         path = directory_of(cache_dir, namespace)
         allow = classes(allow)
         arguments: dict[str, Any] = {"codec": codec, "compression": compression, "allow": allow}

@@ -25,7 +25,7 @@ from cachekit.model.validation import (
     pattern_to_invalidate,
     seconds,
 )
-from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.clock import Clock, SystemClock, checked_clock
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.base import Fence
@@ -104,7 +104,7 @@ class MemoryCache:
         self._max_bytes = max_bytes
         self._weigher = weigher
         self._cleanup_interval = interval
-        self._clock = clock
+        self._clock = checked_clock(clock)
         self._estimates = estimates
         self._store = store_for(strategy, max_bytes, weigher, (max_size, cap, clock, interval))
         # Copies of what a hit needs: each attribute access less saves 5 % of its time.
