@@ -187,18 +187,19 @@ class TestHolders:
 
     def test_constant_defaults_keep_the_fast_path(self) -> None:
         """Defaults that cannot change, as most are, make no hit slower."""
-        from decimal import Decimal
+        from decimal import Context, Decimal
+        from http import HTTPStatus
 
         from cachekit import CacheLevel
         from cachekit.decorator.signature import Signature
 
         constants: list[Any] = [
             *(None, 1, "a", (), (1, ("a",)), frozenset()),
-            *(CacheLevel.ALL, Path("a"), Decimal(1), int, len),
+            *(CacheLevel.ALL, Path("a"), Decimal(1), int, len, str.upper, HTTPStatus.OK),
         ]
         mutables: list[Any] = [
             *([], {}, set(), ([],), Scale(1), Plain(1), Plain, _with_default),
-            *({}.get, [].append, {}.values(), functools.partial(len, [])),
+            *({}.get, [].append, {}.values(), functools.partial(len, []), Context()),
         ]
         for constant in constants:
             assert not Signature(_with_default(constant), ()).defaults_vary

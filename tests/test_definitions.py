@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Union
 
 import pytest
+from typing_extensions import TypeAliasType
 
 from cachekit import KeyEncodingError, cache_result
 from cachekit.decorator.key_encoding import encode
@@ -350,6 +351,23 @@ class TestAnnotations:
             monkeypatch.setattr(thing, "__annotations__", annotations)
         assert encode(Order) != before[0]
         assert encode(sending) != before[1]
+
+    def test_aliases_of_typing_extensions_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By what they stand for, as those of typing."""
+
+        def keyed(meaning: Any) -> str:
+            monkeypatch.setattr(Order, "__annotations__", {"ids": TypeAliasType("Ids", meaning)})
+            return encode(Order)
+
+        assert keyed(list[int]) == keyed(list[int]) != keyed(list[str])
+
+    def test_aliases_that_mention_each_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each is described once: with twelve, every path through them would take for ever."""
+        names = [f"Alias{number}" for number in range(12)]
+        for name in names:
+            monkeypatch.setitem(globals(), name, Union[tuple(names)])  # noqa: UP007
+        monkeypatch.setattr(Order, "__annotations__", {"all": names[0]})
+        assert encode(Order) == encode(Order)
 
     def test_an_annotation_that_cannot_be_evaluated_counts_as_text(self) -> None:
         """Whatever evaluating it raises: it may be for type checkers alone."""

@@ -302,6 +302,31 @@ class TestOne:
             assert not any(front._slots for front in fronts)
 
     @lock_free_hits
+    def test_calls_that_differ_in_what_is_ignored(self) -> None:
+        """Of one entry few are kept, however many there are, and it keeps none of functions that are gone."""
+        with IntelligentCache(file_cache=None) as cache, override(cache):
+
+            @cache_result(ignore=("request",))
+            def function(x: int, request: str) -> int:
+                return x
+
+            for number in range(100):
+                assert function(1, f"{number}") == function(1, request=f"{number}") == 1
+            (held,) = cache._core.memory.all_held()
+            front = function.__closure__[0].cell_contents.fast_path  # type: ignore[attr-defined]
+            assert len(front._slots) == len(held.calls or ()) == 8
+            del front
+            for number in range(20):
+                with disabled():
+                    function(1, "0")
+                function(1, f"{number}")
+            assert 1 <= len(held.calls or ()) <= 8
+            front = function.__closure__[0].cell_contents.fast_path  # type: ignore[attr-defined]
+            assert (1, "19") in front._slots
+            function.invalidate(1, "")
+            assert not front._slots
+
+    @lock_free_hits
     def test_an_entry_that_left_already(self) -> None:
         """Between the look for it and its slot, it may leave: then nothing takes the slot along."""
         with IntelligentCache(file_cache=None) as cache, override(cache):
@@ -321,6 +346,10 @@ class TestOne:
             for argument in ("x" * 2000, b"x" * 2000):
                 assert function(argument) == function(argument) == 2000
             assert len(calls.seen) == 2
+            numbers, _ = counted(lambda *numbers: len(numbers), name="numbers")
+            assert numbers(1 << 80_000) == numbers(1 << 80_000) == 1
+            assert numbers(*range(100)) == numbers(*range(100)) == 100
+            assert not numbers.__closure__[0].cell_contents.fast_path._slots
             assert not function.__closure__[0].cell_contents.fast_path._slots
             assert function("x") == function("x") == 1
             assert len(function.__closure__[0].cell_contents.fast_path._slots) == 1

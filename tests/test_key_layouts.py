@@ -68,11 +68,27 @@ def test_a_dataclass_over_a_class_in_c_is_refused() -> None:
         asked(Dice("a"))
 
 
+def test_slots_without_a_descriptor() -> None:
+    """One that was deleted still has its place in the objects, and nothing in C has."""
+
+    class Slotted:
+        __slots__ = ("a", "b")
+
+    class Named(Slotted):
+        __slots__ = "c"
+
+    del Slotted.b  # type: ignore[attr-defined]
+    assert solid_base(Named) is object
+
+
 def test_attributes_of_any_name() -> None:
-    """One that was set by `setattr` may look like several."""
+    """One that was set by `setattr` may look like several, and a key of `__dict__` may be no text."""
     one, other = Named("a"), Named("a")
     setattr(one, "x=1,y", 2)
     other.x, other.y = 1, 2  # type: ignore[attr-defined]
+    assert asked.key(one) != asked.key(other)
+    odd: Any = vars(one)
+    odd[7] = 1
     assert asked.key(one) != asked.key(other)
 
 

@@ -164,7 +164,14 @@ def test_the_next_process_finds_what_methods_returned(tmp_path: Path, subtests: 
 
 PROFILED = """
 import dataclasses, enum
+import library
 from cachekit import cache_result
+
+@dataclasses.dataclass
+class Other:
+    price: int
+
+print(library.read.key(Other(1)), library.read.key(Other))
 
 @dataclasses.dataclass
 class Item:
@@ -175,6 +182,10 @@ class Schema:
 
 class Kind(enum.Enum):
     SMALL = 1
+
+@dataclasses.dataclass(order=True)
+class Row:
+    price: int
 
 class Outer:
     class Inner:
@@ -187,9 +198,10 @@ class Outer:
 def read(value):
     return 1
 
-for value in (Item(1), Schema, Kind.SMALL, Outer.Inner, Outer.Inner.made):
+for value in (Item(1), Schema, Row, Kind.SMALL, Outer.Inner, Outer.Inner.made):
     print(read.key(value))
 print(Outer.Inner.made())
+print(library.read.key(Row(1)), library.read.key(Row))
 """
 
 
@@ -203,18 +215,21 @@ def kind(x):
     return type(x).__name__
 
 print([kind(x) for x in ("a", b"a", "a", b"a")])
+print(kind.invalidate("a"), kind.invalidate(b"a"))
 """
     (tmp_path / "script.py").write_text(source)
-    assert run("-bb", "script.py", cwd=tmp_path) == "['str', 'bytes', 'str', 'bytes']\n"
+    assert run("-bb", "script.py", cwd=tmp_path) == "['str', 'bytes', 'str', 'bytes']\nTrue True\n"
 
 
 def test_a_profiler_changes_no_key(tmp_path: Path) -> None:
     """It is the main module while it runs the program, and does not have its classes."""
     (tmp_path / "script.py").write_text(PROFILED)
+    (tmp_path / "library.py").write_text(
+        "from cachekit import cache_result\n@cache_result\ndef read(value): return 1\n"
+    )
     plain = run("script.py", cwd=tmp_path)
     assert str(tmp_path / "script.py") in plain.splitlines()[0]
     assert run("-m", "cProfile", "-o", "out", "script.py", cwd=tmp_path) == plain
-    assert run("-m", "trace", "--count", "-C", "counts", "script.py", cwd=tmp_path) == plain
 
 
 def test_scripts_that_another_one_runs(tmp_path: Path) -> None:
@@ -226,9 +241,14 @@ def test_scripts_that_another_one_runs(tmp_path: Path) -> None:
     assert run("runner.py", "first.py", "second.py", cwd=tmp_path) == "working\n1\nworking\n2\n"
     for name, answer in ("first.py", "1"), ("second.py", "2"):
         assert run("runner.py", name, cwd=tmp_path) == f"{answer}\n"
+    # What a script has stored can be invalidated when it has ended.
+    later = "import runpy\nran = runpy.run_path('first.py')\nprint(ran['of_item'].invalidate(ran['Item'](1)))"
+    (tmp_path / "runner.py").write_text(later)
+    assert run("runner.py", cwd=tmp_path) == "1\nTrue\n"
 
 
 SCALED = """
+from dataclasses import dataclass
 from cachekit import cache_result
 
 @cache_result
@@ -236,7 +256,16 @@ def scaled(number):
     print("working")
     return number * RATE
 
+@dataclass
+class Item:
+    price: int
+
+@cache_result
+def of_item(item):
+    return item.price
+
 print(scaled(1))
+of_item(Item(1))
 """
 
 LAST = """

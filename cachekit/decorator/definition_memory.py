@@ -6,13 +6,13 @@ is the same object. Classes with attributes that may change in place are describ
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MemberDescriptorType
 
 from cachekit.decorator.definition_parts import LEFT_OUT, annotations_of, is_sunder
+from cachekit.decorator.naming import home_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _parts(subject: Any, classes: Iterable[type]) -> Iterator[object]:
         if isinstance(one, FunctionType):
             yield from (one.__code__, one.__doc__, one.__name__)
             yield from chain.from_iterable(annotations_of(one).items())
-        yield vars(sys.modules.get(one.__module__, sys)).get(one.__qualname__)
+        yield home_of(one).get(one.__qualname__)
         for name, value in vars(one).items():
             yield name
             yield value

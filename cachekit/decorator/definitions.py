@@ -96,7 +96,7 @@ class _Definition:
         self.found: list[type] = []
         self._scope: tuple[dict[str, Any], dict[str, Any]] = {}, {}
         self._package = package_of(module)
-        self._open: set[object] = set()  # annotations and aliases whose text is being made
+        self._named_once: set[object] = set()  # annotations and aliases in the text that is being made
 
     def reference(self, kind: type) -> str:
         """Return the name of a class. Its definition follows, unless Python's version determines it."""
@@ -162,14 +162,17 @@ class _Definition:
         return f"{annotation!r} {repr(named) if isinstance(named, str) else self.annotation(named)}"
 
     def _once(self, name: object, short: str, text: Callable[[], str]) -> str:
-        # The text of something with a name, or within it the short one: it may refer to itself.
-        if name in self._open:
+        # The text of something with a name that others may mention, and where it is mentioned again the short
+        # one. So what refers to itself has an end, and what several refer to takes no longer.
+        if name in self._named_once:
             return short
-        self._open.add(name)
+        is_outermost = not self._named_once
+        self._named_once.add(name)
         try:
             return text()
         finally:
-            self._open.discard(name)
+            if is_outermost:
+                self._named_once.clear()
 
     def text(self, value: Any, depth: int = _DEEPEST) -> str:
         """Return the text of a value in a definition."""
@@ -197,10 +200,13 @@ class _Definition:
         if not is_python_class(kind) and hasattr(kind, "__objclass__"):  # a slot, or a method in C
             return f"<{kind.__name__} {value.__name__}>"
         standard = parts_of(value, kind)
-        if kind.__name__ == "TypeAliasType":
-            return self._once((id(value),), f"<{value.__name__}>", lambda: self.text(standard, depth - 1))
         if standard is not None:
-            return f"<{qualified_name(kind)}:{self.text(standard, depth - 1)}>"
+            if kind.__name__ != "TypeAliasType":
+                return f"<{qualified_name(kind)}:{self.text(standard, depth - 1)}>"
+            short = f"<{qualified_name(kind)} {value.__name__}>"
+            return self._once(
+                id(value), short, lambda: f"<{qualified_name(kind)}:{self.text(standard, depth - 1)}>"
+            )
         try:
             return self._encode(value)
         except Unkeyable:

@@ -12,6 +12,8 @@ since (see `tiers.memory.store`), so the fast path needs no bookkeeping. It hand
 
 from __future__ import annotations
 
+from weakref import ref
+
 from cachekit.model.types import CHANGES, FOREVER
 
 TYPE_CHECKING = False
@@ -64,8 +66,15 @@ _NO_CALL: Final = (object(),)
 
 # Equal values of one of these types make equal calls; the module docstring says what is left out.
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes, _KeywordMark})
-_LONG: Final = frozenset({str, bytes})
 _LONGEST: Final = 1024  # characters and bytes of all arguments of a call
+_MOST_ARGUMENTS: Final = 64
+_MOST_CALLS: Final = 8  # that have slots for one entry
+
+
+def _extent(argument: Any) -> int:
+    if isinstance(argument, (str, bytes)):
+        return len(argument)
+    return argument.bit_length() >> 3 if isinstance(argument, int) else 0
 
 
 class FastPathSlot:
@@ -91,8 +100,8 @@ class FastPath:
     """
 
     __slots__ = (
-        "__weakref__", "_ahead", "_cache", "_chance", "_limit", "_slots", "_verify", "chosen", "find",
-        "lookups", "time", "touch",
+        "__weakref__", "_ahead", "_cache", "_chance", "_limit", "_slots", "_verify", "chosen",
+        "find", "lookups", "time", "touch",
     )  # fmt: skip
 
     #: Whether calls are observed one by one.
@@ -127,7 +136,7 @@ class FastPath:
         kinds = tuple(map(type, call_key))
         if not _PLAIN.issuperset(kinds) or (float in kinds and 0.0 in call_key):
             return
-        if sum(len(one) for one in call_key if type(one) in _LONG) > _LONGEST:
+        if len(call_key) > _MOST_ARGUMENTS or sum(map(_extent, call_key)) > _LONGEST:
             return  # the slot would keep the arguments, which no tier has
         if self._cache is None:
             self.lookups = lookups
@@ -143,18 +152,27 @@ class FastPath:
             cache.fast_paths[self] = None
         slots = self._slots
         if len(slots) >= self._limit:
-            # An entry that leaves takes its slots along. But it does not know one of two that threads add at
-            # once.
+            # An entry that leaves takes its slots along. But an entry has several, and does not know one of
+            # two that threads add at once.
             slots.clear()
         try:
+            calls = held.calls
+            if calls is None:
+                calls = held.calls = {}
+            elif len(calls) >= _MOST_CALLS:
+                calls = held.calls = {
+                    one: path
+                    for one, path in list(calls.items())
+                    if (named := path()) is not None and named.has(one[1], held)
+                }
+                if len(calls) >= _MOST_CALLS:
+                    return  # its calls differ in arguments that are ignored, and hardly any comes again
             slots[call_key] = FastPathSlot(held, kinds)
-            if held.calls is None:
-                held.calls = {}
-            held.calls[id(slots), call_key] = slots
+            calls[id(self), call_key] = ref(self)
         except Exception as error:  # noqa: BLE001  # `python -bb` compares no str with bytes of its hash
             raise_interrupt(error)
         if held.deadline == -FOREVER:  # it left during the lines above, and may not know this slot
-            slots.pop(call_key, None)
+            self.forget(call_key, held)
         if cache.closed:  # it closed during the lines above, and may not know this fast path
             slots.clear()
 
@@ -169,6 +187,20 @@ class FastPath:
             if held.deadline - self.time.monotonic() <= self._ahead * held.ttl and held.ttl != FOREVER:
                 return None
         return slot
+
+    def forget(self, call: Any, held: MemoryEntry) -> None:
+        """Drop the slot of a call, if it names the entry."""
+        try:
+            slot = self._slots.get(call)
+            if slot is not None and slot.held is held:
+                self._slots.pop(call, None)
+        except Exception as error:  # noqa: BLE001  # as in `add`
+            raise_interrupt(error)
+
+    def has(self, call: Any, held: MemoryEntry) -> bool:
+        """Return whether the slot of a call names the entry."""
+        slot = self._slots.get(call)
+        return slot is not None and slot.held is held
 
     def forget_cache(self) -> None:
         """Drop all slots, because the cache was closed."""

@@ -322,10 +322,10 @@ def _encode_class(value: type, depth: int) -> str:
 def _encode_further(further: dict[str, object], depth: int) -> str:
     # The attributes of an object that are no field of it.
     texts = []
-    for name, part in sorted(further.items()):
+    for name, part in sorted(further.items(), key=lambda item: str(item[0])):
         try:
-            # A name that was set by `setattr` may have any text.
-            shown = name if name.isidentifier() else _encode_str(name, depth)
+            # A name that was set by `setattr` may have any text, and one in the dict any type.
+            shown = name if type(name) is str and name.isidentifier() else encode(name, depth)
             texts.append(f"{shown}={encode(part, _deeper(depth))}")
         except Unkeyable as error:
             raise Unkeyable(f"its attribute {name!r}: {error}") from None

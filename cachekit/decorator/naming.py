@@ -14,6 +14,8 @@ from cachekit.runtime.program import is_standard, shell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
     from typing import Any, Final
 
 _MAIN: Final = frozenset({"__main__", "__mp_main__"})
@@ -56,17 +58,40 @@ def class_name(kind: type, *, to_be_found: bool = False) -> str:
     return qualified_name(kind)
 
 
-def home_of(kind: type) -> dict[str, Any]:
-    """Return the variables of the module of a class; empty if there is no such module.
+def home_of(named: type | FunctionType) -> dict[str, Any]:
+    """Return the variables of the module of a class or function; empty if there is no such module.
 
-    A profiler is the main module while it runs a program, and does not have the program's classes.
+    A profiler is the main module while it runs a program, and does not have what the program defines.
     """
-    variables: dict[str, Any] = getattr(sys.modules.get(kind.__module__), "__dict__", {})
-    if kind.__module__ == "__main__":
-        for program in (variables, *_programs):
-            if _found(program, kind.__qualname__) is kind:
-                return program
+    variables: dict[str, Any] = getattr(sys.modules.get(named.__module__), "__dict__", {})
+    # A profiler is run with -m, so it has a spec. A script has none.
+    is_program = named.__module__ != "__main__" or variables.get("__spec__") is None
+    if is_program or _found(variables, named.__qualname__) is named:
+        return variables
+    for program in (*_programs, *_running()):
+        if _found(program, named.__qualname__) is named:
+            _note(program)
+            return program
     return variables
+
+
+# The variables of the last main programs that were found beside the main module.
+_programs: Final[list[dict[str, Any]]] = []
+
+
+def _note(program: dict[str, Any]) -> None:
+    if not any(one is program for one in _programs):
+        _programs[:] = [*_programs[-1:], program]
+
+
+def _running() -> Iterator[dict[str, Any]]:
+    """Yield the variables of the main programs that threads run."""
+    for frame in sys._current_frames().values():
+        inner: FrameType | None = frame
+        while inner is not None:
+            if inner.f_code.co_name == "<module>" and inner.f_globals.get("__name__") == "__main__":
+                yield inner.f_globals
+            inner = inner.f_back
 
 
 def _found(variables: dict[str, Any], name: str) -> object:
@@ -77,30 +102,23 @@ def _found(variables: dict[str, Any], name: str) -> object:
     return found
 
 
-# The variables of the last main programs whose functions were named, and which are not the main module.
-_programs: Final[list[dict[str, Any]]] = []
-
-
-def _note_program(variables: dict[str, Any]) -> None:
-    known = [vars(sys.modules["__main__"]), *_programs]
-    if not any(one is variables for one in known):
-        _programs[:] = [*_programs[-3:], variables]
+def _is_made(named: type | FunctionType) -> bool:
+    # A function that was made for a class, as by `dataclass`, has the variables of the main module.
+    return isinstance(named, FunctionType) and unwrapped(named).__code__.co_filename.startswith("<")
 
 
 def qualified_name(named: type | FunctionType) -> str:
     """Return module and qualified name.
 
     The main program is named by its file, by its real name with -m, or by the working directory of a shell.
-    A script that another program runs, as `runpy.run_path` does, is named by its file, too.
+    A function of a script that another program runs, as `runpy.run_path` does, is named by its file, too.
     """
     module: str | None = named.__module__
-    variables = unwrapped(named).__globals__ if isinstance(named, FunctionType) else home_of(named)
+    variables = unwrapped(named).__globals__ if isinstance(named, FunctionType) else {}
     is_own = variables.get("__name__") == module
     if module in _MAIN:
-        if not is_own:
-            variables = vars(sys.modules.get(module, sys.modules["__main__"]))
-        elif module == "__main__":
-            _note_program(variables)
+        if not is_own or _is_made(named):
+            variables = home_of(named) or vars(sys.modules["__main__"])
         spec = variables.get("__spec__")
         # The spec of a directory or an archive that is run as a program is named `__main__` only.
         if spec is not None and spec.name != "__main__":

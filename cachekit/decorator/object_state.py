@@ -78,9 +78,10 @@ def _has_fields_in_c(kind: type) -> bool:
         (kind.__weakrefoffset__, base.__weakrefoffset__),
     ):
         places -= _POINTER * (offset > 0 and not inherited)
-    if "__slots__" in vars(kind):
-        places -= _POINTER * sum(type(slot) is MemberDescriptorType for slot in vars(kind).values())
-    return places > 0
+    slots = vars(kind).get("__slots__", ())
+    declared = 1 if isinstance(slots, str) else sum(name not in {"__dict__", "__weakref__"} for name in slots)
+    found = sum(type(slot) is MemberDescriptorType for slot in vars(kind).values()) if slots else 0
+    return places > _POINTER * max(declared, found)  # a descriptor may be gone, or a list of names used up
 
 
 def _is_cached_property(kind: type, name: str) -> bool:

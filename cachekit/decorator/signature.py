@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, ModuleType
 
 from cachekit.decorator.code_version import VARARGS, VARKEYWORDS
 from cachekit.decorator.naming import is_fixed
@@ -15,9 +15,21 @@ if TYPE_CHECKING:
 
 
 _CONSTANT: Final = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented)}
+    {
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        range,
+        type(...),
+        type(NotImplemented),
+        MethodDescriptorType,
+    }
 )
-# Modules whose values do not change.
+# Modules whose values do not change. Only a context of decimal does.
 _CONSTANT_MODULES: Final = frozenset(
     {"datetime", "decimal", "fractions", "ipaddress", "pathlib", "pathlib._local", "re", "uuid", "zoneinfo"}
 )
@@ -161,8 +173,8 @@ def _is_constant(value: Any) -> bool:
         return all(map(_is_constant, value))
     if issubclass(kind, type):
         return is_fixed(value)
-    if not is_fixed(kind):
-        return hasattr(kind, "__members__")
+    if hasattr(kind, "__members__"):
+        return True
     if kind is BuiltinFunctionType:  # `len`, but not the method of an object
         return value.__self__ is None or isinstance(value.__self__, ModuleType)
-    return kind in _CONSTANT or kind.__module__ in _CONSTANT_MODULES
+    return kind in _CONSTANT or (kind.__module__ in _CONSTANT_MODULES and kind.__name__ != "Context")

@@ -118,9 +118,12 @@ def _alias(value: Any, _: type) -> object:
 
 
 def _type_variable(value: Any, _: type) -> object:
-    names = ("__name__", "__module__", "__bound__", "__constraints__", "__covariant__", "__contravariant__")
+    names = ("__name__", "__bound__", "__constraints__", "__covariant__", "__contravariant__")
     default = getattr(value, "__default__", None)
-    return *(getattr(value, name, None) for name in names), None if _is_mark(default) else default
+    module = getattr(value, "__module__", None)
+    if module == "__mp_main__":  # as the main module is called in a child that was spawned
+        module = "__main__"
+    return module, *(getattr(value, name, None) for name in names), None if _is_mark(default) else default
 
 
 def _forward_reference(value: Any, _: type) -> object:
@@ -171,6 +174,7 @@ _READERS: Final = {
     ("annotationlib", "ForwardRef"): _forward_reference,  # from Python 3.14 on
     ("typing", "NewType"): lambda value, _: (value.__module__, value.__qualname__, value.__supertype__),
     ("typing", "TypeAliasType"): lambda value, _: (value.__name__, value.__value__),
+    ("typing_extensions", "TypeAliasType"): lambda value, _: (value.__name__, value.__value__),
     ("functools", "partial"): lambda value, kind: (
         (value.func, value.args, value.keywords, attributes(value, kind))
     ),

@@ -116,14 +116,32 @@ def test_other_programs_values_count_as_errors(make_cache: MakeCache, client: An
     assert cache.get_stats().errors == 2
 
 
+def observed(call: Callable[[Any], Any], asked: list[Any]) -> Callable[[Any], Any]:
+    """The same, noting what it is called with."""
+
+    def calling(commands: Any) -> Any:
+        asked.append(commands)
+        return call(commands)
+
+    return calling
+
+
 def test_in_a_cluster(cluster_nodes: list[tuple[str, int]], prefix: str) -> None:
-    """There the tags are on other nodes, which are asked at the same time."""
+    """There the tags are on other nodes, which may be out, so none are foreseen."""
     with RedisCache.cluster(cluster_nodes, prefix, timeout=60) as cache:
         for key in "abc":
             cache.set_value(key, key, tags={"x", "y"})
         for _ in range(3):
             assert cache.get_value("a") == "a"
             assert sorted(cache.get_many([*"abc"])) == [*"abc"]
+        cache.set_value("plain", 1)
+        for read in (lambda: cache.get("plain"), lambda: cache.get_many(["plain"])):
+            asked: list[Any] = []
+            with pytest.MonkeyPatch.context() as patch:
+                answers = inside.server(cache)._answers
+                patch.setattr(inside.server(cache), "_answers", observed(answers, asked))
+                read()
+            assert sum(map(len, asked)) <= 1, "no token of a tag"
         cache.invalidate_by_tags({"y"})
         assert cache.get("a") is None
         assert cache.get_many([*"abc"]) == {}
@@ -159,5 +177,7 @@ def test_large_answers_over_an_idle_connection(redis_url: str, prefix: str) -> N
             (connection,) = inside.server(cache)._opened._free
             lines.append(connection.line)
             assert connection.line.socket.gettimeout() == 0.2
+            cache.get("missing")
+            assert not connection.line.is_sending, "the next exchange has a deadline of its own"
             time.sleep(0.25)
         assert lines == [lines[0]] * 3, "no second try over another connection"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from math import inf
 from typing import Any, Final, final
+from weakref import ref
 
 from cachekit.tiers.fences import EntryFence
 
@@ -42,8 +43,8 @@ class MemoryEntry:
     accesses: int
     tags: frozenset[str]
     shared_fence: EntryFence | None  # serve the value only while this is current; None means always
-    # Slots of fast paths that name this entry: by the id of a dict of slots and the key there, that dict.
-    calls: dict[tuple[int, Any], dict[Any, Any]] | None
+    # The slots that name this entry: by the id of a fast path and the key there, a weak reference to it.
+    calls: dict[tuple[int, Any], ref[Any]] | None
 
     def let_go(self) -> None:
         """Drop the value of an entry that was removed, and the slots that name it. No lock is held."""
@@ -51,8 +52,10 @@ class MemoryEntry:
         calls = self.calls
         if calls is not None:
             self.calls = None
-            for (_, call), slots in list(calls.items()):
-                slots.pop(call, None)
+            for (_, call), reference in list(calls.items()):
+                fast_path = reference()
+                if fast_path is not None:
+                    fast_path.forget(call, self)
 
 
 @final

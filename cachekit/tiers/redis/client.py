@@ -176,9 +176,9 @@ class Client:
     def read_with(
         self, name: bytes, others: Sequence[bytes]
     ) -> tuple[bytes | ForeignValue | None, list[bytes | None]]:
-        """Return what `read` returns, and what `read_many` returns for others; one round trip.
+        """Return what `read` returns, and then what `read_many` returns for others; one round trip.
 
-        A single server reads the others last. The nodes of a Cluster are asked at once.
+        All are on one server.
 
         Raises:
             TierUnavailableError: the server did not answer.

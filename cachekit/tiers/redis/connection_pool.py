@@ -169,7 +169,9 @@ class ConnectionPool(LentConnections):
         try:
             return read_reply(line, data)
         finally:
-            if not line.is_sending:
+            if line.is_sending:
+                line.is_sending = False  # all of it was there
+            else:
                 line.restore_timeout()
 
     def _exchange_many(
@@ -193,7 +195,9 @@ class ConnectionPool(LentConnections):
                 raise WrongReplyError("the answer is not one to this command")
             answers.append(answer)
         replies.end()
-        if not line.is_sending:
+        if line.is_sending:
+            line.is_sending = False  # all of it was there
+        else:
             line.restore_timeout()
         return answers
 

@@ -67,7 +67,7 @@ class Entries:
 
     def get(self, key: str) -> CacheEntry | None:
         """Return the live entry of a key. One round trip, or two with tags that were not foreseen."""
-        tags = self._foreseen.of(key)
+        tags = self._tags_of(key)
         if tags:
             found, tokens = self._store.read_with(key, tags)
         else:
@@ -95,11 +95,15 @@ class Entries:
         self._learn(keys, tags, entries)
         return values
 
+    def _tags_of(self, key: str) -> frozenset[str]:
+        # In a Cluster the tokens are on other nodes, which may be out. And the guess may be wrong.
+        return NO_TAGS if self._store.is_cluster else self._foreseen.of(key)
+
     def _read_many(
         self, keys: Sequence[str]
     ) -> tuple[Iterable[tuple[str, object]], frozenset[str], Mapping[str, int | None]]:
         """Return what is stored under the keys, the tags that are foreseen, and their tokens from then."""
-        tags = self._foreseen.of(keys[0]) if keys else NO_TAGS
+        tags = self._tags_of(keys[0]) if keys else NO_TAGS
         if not tags:
             return zip(keys, self._store.read_many(keys), strict=True), tags, {}
         found, tokens = self._store.read_many_with(keys, tags)
@@ -118,8 +122,7 @@ class Entries:
     ) -> dict[str, CacheEntry]:
         """Return the entries that can be read, have not expired, and whose tags were not invalidated.
 
-        Other tags than those of the tokens are looked up now. A token may be older than an entry: then an
-        invalidation since is simultaneous with this call.
+        The tokens of some tags, which were read behind the entries; those of others are read now.
         """
         now = self._clock.time()
         values: dict[str, Any] = {}

@@ -13,7 +13,7 @@ _MOST_CHARACTERS: Final = 512  # of all tags of an entry
 
 @final
 class ForeseenTags:
-    """The tags that keys had when they were last read; for other keys, those of the entry read last.
+    """The tags that some keys had when they were last read; for other keys, those that were learned last.
 
     A wrong guess costs a round trip, or some tokens that are not needed. Safe in any thread.
     """

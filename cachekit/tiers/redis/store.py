@@ -62,6 +62,8 @@ class Store:
 
     def __init__(self, server: Client, layout: Layout) -> None:
         self._server = server
+        #: Whether the keys are on several nodes.
+        self.is_cluster = server.is_cluster
         self._layout = layout
         self.bus = Bus(server, layout.channel)
         # Of value, token, message, envelope, life and new token.
@@ -82,7 +84,7 @@ class Store:
     def read_with(
         self, key: str, tags: Collection[str]
     ) -> tuple[bytes | ForeignValue | None, dict[str, int | None]]:
-        """Return what `read` returns, and what `tag_tokens` returns; one round trip."""
+        """Return what `read` returns, and then what `tag_tokens` returns; one round trip to a server."""
         envelope, found = self._server.read_with(self._layout.value(key), list(map(self._layout.tag, tags)))
         return envelope, {tag: _number(token) for tag, token in zip(tags, found, strict=True)}
 
@@ -93,7 +95,7 @@ class Store:
     def read_many_with(
         self, keys: Sequence[str], tags: Collection[str]
     ) -> tuple[list[bytes | None], dict[str, int | None]]:
-        """Return what `read_many` returns, and what `tag_tokens` returns, in one round trip."""
+        """Return what `read_many` returns, and then what `tag_tokens` returns; one round trip to a server."""
         names = self._layout.values(keys)
         found = self._server.read_many([*names, *map(self._layout.tag, tags)])
         tokens = map(_number, found[len(names) :])

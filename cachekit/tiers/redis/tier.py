@@ -255,8 +255,8 @@ class RedisCache(ServerMethods):
     def get(self, key: str) -> CacheEntry | None:
         """Return the live entry under the key, or None; counts a lookup.
 
-        One round trip, and a second one if the entry has other tags than when this process read it last. What
-        cannot be read, because it is damaged, of another program, not signed or not allowed, is a miss, and
+        One round trip, and a second one if the entry has tags that this process did not foresee. What cannot
+        be read, because it is damaged, of another program, not signed or not allowed, is a miss, and
         counts as an error too.
         """
         begun = self._figures.begin()
