@@ -26,6 +26,11 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+#: Without a length or chunks, a request of these versions has no content (RFC 9112, section 6.3).
+_WITH_LENGTHS: Final = frozenset({"1.0", "1.1"})
+#: Seconds that a request may take to say that it has no content. Then it is only passed on.
+_LONGEST_SILENCE: Final = 1.0
+
 #: Messages of extensions of ASGI that are no part of the response: its client gets them, and no later one.
 _BESIDE: Final = frozenset({"http.response.early_hint", "http.response.push", "http.response.debug"})
 
@@ -79,7 +84,11 @@ class ASGICache(Middleware[Application]):
         if target is None or reason is not None:
             await self._pass(scope, receive, send, "bypass", reason)
             return
-        await self._serve(target, scope, receive, send)
+        content = _Content(receive)
+        try:
+            await self._serve(target, scope, content, send)
+        finally:
+            content.close()
 
     def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
         # Some servers include the query. An application may read it there, whatever `query_string` is.
@@ -123,7 +132,12 @@ class ASGICache(Middleware[Application]):
 
     # -- what may be answered from the cache ------------------------------------------------------------
 
-    async def _serve(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, target: Target, scope: Scope, content: _Content, send: Send) -> None:
+        # Where a length is required, the lookup need not wait for the first message.
+        must_ask = scope.get("http_version") not in _WITH_LENGTHS
+        if must_ask and not await content.is_empty():
+            await self._pass(scope, content.receive, send, "bypass", "request-content")
+            return
         exchange = Exchange(self._store, target, await self._store.find_async(target))
         reply, revalidates = exchange.from_cache()
         if revalidates:
@@ -132,11 +146,15 @@ class ASGICache(Middleware[Application]):
         if reply is not None:
             await _send(reply, send)
             return
+        # Before others wait for this request: its content may come late, and shape the response.
+        if not await content.is_empty():
+            await self._pass(scope, content.receive, send, "bypass", "request-content")
+            return
         lead = await self._collapsing.lead_or_follow_async(exchange, target)
         if isinstance(lead, Reply):
             await _send(lead, send)
             return
-        await self._call(exchange, target, scope, receive, send, lead)
+        await self._call(exchange, target, scope, content.receive, send, lead)
 
     async def _call(
         self,
@@ -284,6 +302,48 @@ class _Relay:
             self.fill.abandon("incomplete")
         if self._writer is not None and not self._writer.done():
             self._writer.cancel()
+
+
+@final
+class _Content:
+    """The content of a request without a length, read as far as it takes to see that it is empty."""
+
+    __slots__ = ("_first", "_is_read", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._first: asyncio.Task[Message] | None = None
+        self._is_read = False
+
+    async def is_empty(self) -> bool:
+        """Return whether the request has ended, or its client has gone away; False if that takes long."""
+        if self._first is None:
+            self._first = asyncio.get_running_loop().create_task(self._receive_first())
+            await asyncio.wait({self._first}, timeout=_LONGEST_SILENCE)
+        if not self._first.done():
+            return False
+        message = self._first.result()
+        return not (message.get("body") or message.get("more_body", False))
+
+    async def _receive_first(self) -> Message:
+        """Return the first message that has content, or ends it."""
+        while True:
+            message = await self._receive()
+            if message.get("body") or not message.get("more_body", False):
+                return message
+
+    async def receive(self) -> Message:
+        """Return the next message of the client."""
+        if self._first is None or self._is_read:
+            return await self._receive()
+        message = await asyncio.shield(self._first)
+        self._is_read = True
+        return message
+
+    def close(self) -> None:
+        """End what is under way."""
+        if self._first is not None:
+            self._first.cancel()
 
 
 @final

@@ -103,7 +103,7 @@ class CachedTransport(_Cached[httpx.BaseTransport], httpx.BaseTransport):
             if target is not None and invalidates(request.method.upper(), response.status_code):
                 self._store.invalidate(target.request, _lowered(response.headers))
             return _marked(response, "method", None)
-        reason = self._store.bypass(target)
+        reason = self._store.bypass(target) or _content_of(request)
         if target is None or reason is not None:
             return _marked(self._transport.handle_request(request), "bypass", reason)
         exchange = Exchange(self._store, target, self._store.find(target))
@@ -198,7 +198,7 @@ class AsyncCachedTransport(_Cached[httpx.AsyncBaseTransport], httpx.AsyncBaseTra
                     self._store.invalidate, target.request, _lowered(response.headers)
                 )
             return _marked(response, "method", None)
-        reason = self._store.bypass(target)
+        reason = self._store.bypass(target) or _content_of(request)
         if target is None or reason is not None:
             return _marked(await self._transport.handle_async_request(request), "bypass", reason)
         exchange = Exchange(self._store, target, await self._store.find_async(target))
@@ -313,6 +313,12 @@ class _AsyncCopying(httpx.AsyncByteStream):
         self._lead.land(Landing.GONE)
         self._fill.abandon("incomplete")
         await self._stream.aclose()
+
+
+def _content_of(request: httpx.Request) -> str | None:
+    """Return the reason not to use the cache for a request that has content, with or without a length."""
+    stream = request.stream
+    return None if isinstance(stream, httpx.ByteStream) and not any(stream) else "request-content"
 
 
 def _copy(part: bytes, fill: Fill, exchange: Exchange, lead: Lead) -> None:

@@ -66,6 +66,11 @@ class WSGICache(Middleware[Application]):
         reason = self._store.bypass(target)
         if target is None or reason is not None:
             return self._app(environ, _marked(start_response, "bypass", reason))
+        if _ends(environ["wsgi.input"], environ) and (first := environ["wsgi.input"].read(1)):
+            content = io.BufferedReader(_Reread(first, environ["wsgi.input"]))
+            return self._app(
+                {**environ, "wsgi.input": content}, _marked(start_response, "bypass", "request-content")
+            )
         return self._serve(target, environ, start_response)
 
     def _target(self, method: str, environ: Environ) -> Target | None:
@@ -292,6 +297,32 @@ class _Relay:
             close()
 
 
+def _ends(content: Any, environ: Environ) -> bool:
+    """Return whether the content of a request without a length can be read without waiting for ever.
+
+    Otherwise there is none (PEP 3333, "Input and Error Streams").
+    """
+    seekable = getattr(content, "seekable", None)
+    return bool(environ.get("wsgi.input_terminated")) or (seekable is not None and bool(seekable()))
+
+
+@final
+class _Reread(io.RawIOBase):
+    """The content of a request whose first byte was read."""
+
+    def __init__(self, first: bytes, content: Any) -> None:
+        self._first = first
+        self._content = content
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part, self._first = self._first or self._content.read(len(buffer)), b""
+        buffer[: len(part)] = part
+        return len(part)
+
+
 def _headers_of(environ: Environ) -> list[tuple[bytes, bytes]]:
     """Return the fields of a request; a server has joined the lines of each."""
     headers = []
@@ -313,6 +344,8 @@ def _forwarded(environ: Environ, headers: Headers) -> Environ:
         variable = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
         if variable in _CONDITIONS:
             changed[variable] = value.decode("latin-1")
+    if not _ends(environ["wsgi.input"], environ):
+        changed["wsgi.input"] = io.BytesIO()  # whatever the server has there, no response depends on it
     return changed
 
 

@@ -7,6 +7,7 @@ cacheable, without a `Vary`.
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from http_apps import Client, Origin, Page, WSGIOrigin, call, environ_of, fetch,
 from loops import on_a_loop
 
 from cachekit.http import ASGICache, WSGICache
-from cachekit.http.asgi import Receive, Scope, Send
+from cachekit.http.asgi import Application, Receive, Scope, Send
 from cachekit.http.keys import KEYED_FIELDS
 
 #: Fields by which clients or proxies redirect what a framework believes of a request, or tell who asks.
@@ -259,6 +260,129 @@ async def test_the_content_of_a_slow_request_holds_up_no_other() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+# -- content without a length ---------------------------------------------------------------------------
+
+
+async def echoing(scope: Scope, receive: Receive, send: Send) -> None:
+    """A page that shows the content of its request."""
+    content, more = b"", True
+    while more:
+        message = await receive()
+        assert message["type"] == "http.request"
+        content += message["body"]
+        more = message["more_body"]
+    await Origin(Page((FRESH,), b"page" + content))(scope, receive, send)
+
+
+def over_http2(app: Application) -> Application:
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "http_version": "2"}, receive, send)
+
+    return called
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize("parts", [[b"evil"], [b"", b"evil"], [b"e", b"vil"], [b"evil", b""]], ids=repr)
+@on_a_loop
+async def test_content_without_a_length_shapes_no_page(version: str, parts: list[bytes]) -> None:
+    """As HTTP/2 has it: only the messages of the client tell that there is content."""
+    cached = ASGICache(echoing, memory_cache())
+    app = over_http2(cached) if version == "2" else cached
+    fat = Client(app)
+    messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    messages[-1]["more_body"] = False
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    fat._receive = receive  # type: ignore[method-assign]
+    got = await fat.run()
+    assert (got.body, got.cache_status) == (b"pageevil", "cachekit; fwd=bypass; detail=request-content")
+    assert (await fetch(app)).body == b"page"
+    assert (await fetch(app)).is_hit
+
+
+@on_a_loop
+async def test_content_over_http2_is_passed_on_though_the_page_is_stored() -> None:
+    app = over_http2(ASGICache(echoing, memory_cache()))
+    assert (await fetch(app)).is_stored
+    got = await fetch(app, body=b"mine")
+    assert (got.body, got.cache_status) == (b"pagemine", "cachekit; fwd=bypass; detail=request-content")
+    assert (await fetch(app)).body == b"page"
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@on_a_loop
+async def test_content_that_comes_late_shapes_no_page_and_holds_up_no_other(version: str) -> None:
+    cached = ASGICache(echoing, memory_cache())
+    app = over_http2(cached) if version == "2" else cached
+    late, sent = Client(app), asyncio.Event()
+    messages = [{"type": "http.request", "body": b"evil", "more_body": False}]
+
+    async def receive() -> Any:
+        await sent.wait()
+        return messages.pop(0)
+
+    late._receive = receive  # type: ignore[method-assign]
+    task = asyncio.create_task(late.run())
+    await asyncio.sleep(0)
+    assert (await asyncio.wait_for(fetch(app), 20)).body == b"page"
+    await asyncio.sleep(1.1)  # longer than the cache waits
+    sent.set()
+    assert "detail=request-content" in (await task).cache_status
+    assert (await fetch(app)).body == b"page"
+
+
+@on_a_loop
+async def test_a_client_that_goes_away_before_its_content_leaves_nothing() -> None:
+    app = over_http2(ASGICache(echoing, memory_cache()))
+    client = Client(app)
+    asked = asyncio.Event()
+
+    async def receive() -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    client._receive = receive  # type: ignore[method-assign]
+    task = asyncio.create_task(client.run())
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(asyncio.all_tasks()) == 1
+    assert (await fetch(app)).body == b"page"
+
+
+class Unseekable(io.BytesIO):
+    def seekable(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("stream", "is_terminated", "got"),
+    [(Unseekable, True, b"pageevil"), (io.BytesIO, False, b"pageevil"), (Unseekable, False, b"page")],
+    ids=["terminated", "seekable", "endless"],
+)
+def test_content_without_a_length_shapes_no_page_of_a_wsgi_application(
+    stream: type[io.BytesIO], is_terminated: bool, got: bytes
+) -> None:
+    """What the server has for an application that reads more than PEP 3333 permits."""
+    app = WSGICache(
+        WSGIOrigin(lambda environ: Page((FRESH,), b"page" + environ["wsgi.input"].read())), memory_cache()
+    )
+
+    def ask(content: bytes) -> bytes:
+        environ = environ_of("/", "GET", ()) | {"wsgi.input": stream(content)}
+        if is_terminated:
+            environ["wsgi.input_terminated"] = True
+        return b"".join(app(environ, lambda *_: len))
+
+    assert ask(b"evil") == got
+    assert ask(b"") == b"page"
+    assert ask(b"evil") == got
+    assert ask(b"") == b"page"
 
 
 @on_a_loop
