@@ -46,6 +46,11 @@ def lines(headers: Headers, name: bytes) -> list[bytes]:
     return [value for field, value in headers if field == name]
 
 
+def hyphenated(name: bytes) -> bytes:
+    """Return the name with `-` for `_`: WSGI and CGI give applications both as one variable."""
+    return name.replace(b"_", b"-")
+
+
 def combined(headers: Headers, name: bytes) -> bytes | None:
     """Return the value of a field with its lines joined by commas (RFC 9110, section 5.2), or None."""
     values = [value for field, value in headers if field == name]

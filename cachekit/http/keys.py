@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple, final
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from cachekit.http.fields import Headers, combined, lines, members, text
+from cachekit.http.fields import Headers, combined, hyphenated, lines, members, text
 from cachekit.http.rfc9111 import Request, variant
 from cachekit.model.types import NO_TAGS
 
@@ -87,7 +87,7 @@ class Keys:
 
     def __init__(self, vary: Iterable[str], ignored: Iterable[str]) -> None:
         self._vary = tuple(sorted({name.lower() for name in vary}))
-        self._ignored = frozenset(name.lower().encode("latin-1", "replace") for name in ignored)
+        self._ignored = frozenset(hyphenated(name.lower().encode("latin-1", "replace")) for name in ignored)
 
     def target(
         self,
@@ -150,13 +150,16 @@ class Keys:
 
     def _is_keyed(self, name: bytes) -> bool:
         """Return whether a field is part of every key: an unknown one may change the response."""
-        if name in KEYED_FIELDS:
-            return name not in self._ignored
+        plain = hyphenated(name)
+        if plain in self._ignored:
+            return False
+        if plain in KEYED_FIELDS:
+            return True
+        # A field with an underscore is another one here, and the same one for an application with variables.
         return (
-            name.startswith(b"x-")
-            and name not in UNKEYED_FIELDS
-            and name not in self._ignored
-            and not name.startswith(UNKEYED_PREFIXES)
+            (plain.startswith(b"x-") or plain != name)
+            and plain not in UNKEYED_FIELDS
+            and not plain.startswith(UNKEYED_PREFIXES)
         )
 
     def selecting(self, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from cachekit.http.fields import (
     delta_seconds,
     directives,
     http_date,
+    hyphenated,
     is_sound,
     lines,
     members,
@@ -184,7 +185,8 @@ def variant(names: tuple[str, ...], headers: Headers) -> tuple[str | None, ...]:
     """
     values: list[str | None] = []
     for name in names:
-        value = combined(headers, name.encode("latin-1"))
+        field = hyphenated(name.encode("latin-1"))
+        value = combined([(hyphenated(given), value) for given, value in headers], field)
         if value is None:
             values.append(None)
             continue

@@ -398,6 +398,48 @@ async def test_fields_that_tell_requests_apart_are_no_part_of_a_key() -> None:
     assert origin.count == 2
 
 
+UNDERSCORED = (
+    "X_Forwarded_Host", "X-Forwarded_Host", "Remote_User", "Api_Key", "Accept_Language", "If_None_Match",
+    "Content_Type",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNDERSCORED)
+@pytest.mark.parametrize("vary", ["Accept-Language", "accept_language"])
+@on_a_loop
+async def test_an_underscore_is_a_hyphen_for_an_application_with_variables(name: str, vary: str) -> None:
+    """As for one that runs behind a bridge to WSGI."""
+
+    def page(scope: Scope) -> Page:
+        variables = {field.decode().upper().replace("-", "_"): value for field, value in scope["headers"]}
+        return Page((FRESH, ("Vary", vary)), variables.get(name.upper().replace("-", "_"), b"page"))
+
+    app = ASGICache(Origin(page), memory_cache())
+    for _ in range(2):
+        assert (await fetch(app, headers=[(name, "evil")])).body == b"evil"
+        assert (await fetch(app)).body == b"page"
+    assert (await fetch(app)).is_hit
+
+
+def test_a_vary_with_underscores_selects_by_the_field() -> None:
+    def page(environ: dict[str, Any]) -> Page:
+        return Page((FRESH, ("Vary", "Session_Kind")), environ.get("HTTP_SESSION_KIND", "").encode())
+
+    app = WSGICache(WSGIOrigin(page), memory_cache())
+    for kind in ("a", "b", "a"):
+        assert call(app, headers=[("Session-Kind", kind)]).body == kind.encode()
+    assert call(app, headers=[("Session-Kind", "b")]).is_hit
+
+
+@on_a_loop
+async def test_fields_to_ignore_may_have_underscores() -> None:
+    origin = Origin()
+    app = ASGICache(origin, memory_cache(), ignore=["x_edge", "Request-Number"])
+    for name in ("X-Edge", "X_Edge", "Request_Number", "X_Request_Id", "X_Forwarded_For"):
+        await fetch(app, headers=[(name, name)])
+    assert origin.count == 1
+
+
 @on_a_loop
 async def test_a_field_without_a_value_is_not_one_that_is_absent() -> None:
     """An application may ask whether it is there."""
