@@ -100,7 +100,9 @@ class ASGICache(Middleware[Application]):
         if not is_as_sent:  # rewritten, or not given
             raw_path = quote(scope["path"]).encode("ascii")
         scheme = scope.get("scheme") or "http"
-        return self._store.keys.target(method, scheme, host_of(headers), raw_path, query, headers, changed)
+        return self._store.keys.target(
+            method, scheme, host_of(headers), raw_path, query, headers, changed, user=_user_of(scope)
+        )
 
     # -- what is only passed on -------------------------------------------------------------------------
 
@@ -360,6 +362,19 @@ class _EmptyRequest:
             await asyncio.get_running_loop().create_future()
         self._is_read = True
         return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def _user_of(scope: Scope) -> str:
+    """Return who asks by what the server or middleware outside has checked; empty for no user.
+
+    That is the certificate of the client (the TLS extension of ASGI), or the `user` of middleware such as
+    Starlette's for authentication. Fields of the request tell such users apart.
+    """
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    certificate = tls.get("client_cert_name") or tls.get("client_cert_chain") or ""
+    user = scope.get("user")
+    is_known = bool(user) and bool(getattr(user, "is_authenticated", True))
+    return repr((certificate, is_known)) if certificate or is_known else ""
 
 
 async def _discard(message: Message) -> None:

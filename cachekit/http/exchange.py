@@ -123,8 +123,7 @@ class Exchange:
 
         Whether their responses can be stored says nothing of the others.
         """
-        of_a_user = any(name in {b"cookie", b"authorization"} for name, _ in self._target.request.headers)
-        return f"{self.found.key}#user" if of_a_user else self.found.key
+        return f"{self.found.key}#user" if self._target.request.may_be_of_a_user else self.found.key
 
     @property
     def may_collapse(self) -> bool:

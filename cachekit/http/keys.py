@@ -98,6 +98,7 @@ class Keys:
         query: bytes,
         headers: Headers,
         sent: bytes = b"",
+        user: str = "",
     ) -> Target | None:
         """Return what a request asks for; None if its host or target is none that a key can have.
 
@@ -111,6 +112,7 @@ class Keys:
             headers: names in lower case.
             sent: what was sent in place of the path, if the server or middleware has changed it: an
                 application may read that too.
+            user: who asks, if a server or middleware has checked it.
         """
         if (
             host is None
@@ -124,7 +126,8 @@ class Keys:
         if query:
             url += f"?{query.decode('ascii')}"
         key = f"http:{url}" if len(url) <= _LONGEST_URL else f"http:{root}/#url:{_digest(url)}"
-        values = self._base_variant(headers, sent)
+        request = Request(method, url, headers, user)
+        values = self._base_variant(request, sent)
         if values is not None:
             key = f"{key}#{_digest(values)}"
         if host.startswith(b"["):
@@ -132,13 +135,13 @@ class Keys:
                 urlsplit(url)
             except ValueError:  # no address between the brackets
                 return None
-        return Target(Request(method, url, headers), key)
+        return Target(request, key)
 
-    def _base_variant(self, headers: Headers, sent: bytes) -> object | None:
+    def _base_variant(self, request: Request, sent: bytes) -> object | None:
         """Return the values of the fields that are part of every key; None if there are none of them."""
         keyed = [("", sent.decode("latin-1"))] if sent else []
-        for name in sorted({name for name, _ in headers if self._is_keyed(name)}):
-            value = text(headers, name)
+        for name in sorted({name for name, _ in request.headers if self._is_keyed(name)}):
+            value = text(request.headers, name)
             if name == b"forwarded":
                 value = _forwarded_as(value)
                 if not value:
@@ -146,7 +149,7 @@ class Keys:
             keyed.append((name.decode("ascii"), value))
         if not self._vary and not keyed:
             return None
-        return [keyed, self._vary, variant(self._vary, headers)]
+        return [keyed, self._vary, variant(self._vary, request)]
 
     def _is_keyed(self, name: bytes) -> bool:
         """Return whether a field is part of every key: an unknown one may change the response."""
@@ -168,7 +171,7 @@ class Keys:
 
     def of_variant(self, target: Target, names: tuple[str, ...]) -> str:
         """Return the key of the response that these fields of the request select."""
-        return f"{target.key}#{_digest([names, variant(names, target.request.headers)])}"
+        return f"{target.key}#{_digest([names, variant(names, target.request)])}"
 
 
 def _digest(value: object) -> str:

@@ -55,11 +55,27 @@ class Policy(NamedTuple):
 
 
 class Request(NamedTuple):
-    """The head of a request."""
+    """The head of a request.
+
+    Attributes:
+        user: who asks, by a server or middleware that has checked it; empty for no user. It counts as
+            `Authorization`, and no field can have its value.
+    """
 
     method: str
     url: str
     headers: Headers
+    user: str = ""
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether the request says who asks, other than by a cookie."""
+        return bool(self.user) or any(name == b"authorization" for name, _ in self.headers)
+
+    @property
+    def may_be_of_a_user(self) -> bool:
+        """Whether the request has credentials or a cookie."""
+        return self.has_credentials or any(name == b"cookie" for name, _ in self.headers)
 
     def for_all(self) -> Request:
         """Return a GET of the whole response: without conditions and range, which are of one client."""
@@ -124,6 +140,13 @@ _CONDITIONS: Final = (
 #: Section 3.2: a 304 does not change what describes the stored content.
 _OF_THE_CONTENT: Final = HOP_BY_HOP | {b"content-length", b"content-encoding", b"content-range"}
 
+#: Selecting fields that are lists (RFC 9110, section 12.5). The order of members counts: applications use it
+#: where preferences are equal.
+_LISTS: Final = frozenset({b"accept", b"accept-charset", b"accept-encoding", b"accept-language"})
+#: Separate what is joined. No field of a request that is stored can have them.
+_BETWEEN: Final = "\n"
+_BEFORE_USER: Final = "\0"
+
 #: Section 4.2.2: the share of the time since the last modification for which a response is fresh.
 _OK: Final = 200
 #: Begins the reason of a response that does not name its life and whose status may be why.
@@ -178,22 +201,25 @@ def vary_names(headers: Headers) -> tuple[str, ...] | None:
     return None if "*" in names else tuple(sorted(names))
 
 
-def variant(names: tuple[str, ...], headers: Headers) -> tuple[str | None, ...]:
-    """Return the values of the selecting fields, normalised as section 4.1 permits; None for an absent one.
+def variant(names: tuple[str, ...], request: Request) -> tuple[str | None, ...]:
+    """Return the values of the selecting fields; None for an absent one.
 
-    White space around members does not count, and neither does the order or the case of languages.
+    Section 4.1 permits to normalise them. Only white space around members of lists does not count, and around
+    other values: an application may tell apart whatever else differs.
     """
     values: list[str | None] = []
     for name in names:
         field = hyphenated(name.encode("latin-1"))
-        value = combined([(hyphenated(given), value) for given, value in headers], field)
-        if value is None:
-            values.append(None)
-            continue
-        parts = members(value.decode("latin-1"))
-        if name == "accept-language":
-            parts = sorted(part.lower().replace(" ", "") for part in parts)
-        values.append(",".join(parts))
+        given = [value for other, value in request.headers if hyphenated(other) == field]
+        sent = [value.decode("latin-1").strip(" \t") for value in given]
+        value = None
+        if given and field in _LISTS:
+            value = ",".join(members(",".join(sent)))
+        elif given:
+            value = _BETWEEN.join(sent)
+        if field == b"authorization" and request.user:
+            value = f"{value}{_BEFORE_USER}{request.user}"
+        values.append(value)
     return tuple(values)
 
 
@@ -285,9 +311,7 @@ def content_length(headers: Headers) -> int | None:
 
 def _is_for_authorized(request: Request, says: Directives) -> bool:
     """Return whether the request has no credentials, or the response is for all the same (section 3.5)."""
-    return not lines(request.headers, b"authorization") or bool(
-        {"public", "s-maxage", "must-revalidate"} & says.keys()
-    )
+    return not request.has_credentials or bool({"public", "s-maxage", "must-revalidate"} & says.keys())
 
 
 def may_answer(stored: Stored, request: Request, policy: Policy) -> bool:
@@ -374,8 +398,7 @@ def _default_lifetime(request: Request, head: Head, policy: Policy) -> float:
     """
     if policy.default_ttl is None or head.status != _OK:
         return 0.0
-    of_a_user = {b"cookie", b"authorization"}
-    if any(name in of_a_user for name, _ in request.headers) or _sets_cookies(head.headers):
+    if request.may_be_of_a_user or _sets_cookies(head.headers):
         return 0.0
     if {"cookie", "authorization"} & tokens(head.headers, b"vary"):
         return 0.0

@@ -32,6 +32,12 @@ _CONDITIONS: Final = (
 )  # fmt: skip
 
 
+#: What a server says of a user or a certificate that it has checked (RFC 3875, and the servers' own).
+_OF_A_USER: Final = (
+    "REMOTE_USER", "AUTH_TYPE", "AUTH_USER", "LOGON_USER", "SSL_CLIENT_CERT", "SSL_CLIENT_S_DN",
+)  # fmt: skip
+
+
 @final
 class WSGICache(Middleware[Application]):
     """A WSGI application that answers from the cache what the standard permits, and passes on the rest.
@@ -86,8 +92,9 @@ class WSGICache(Middleware[Application]):
         host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
         scheme = environ["wsgi.url_scheme"]
         return self._store.keys.target(
-            method, scheme, host.strip().encode("latin-1"), raw_path, query, _headers_of(environ), changed
-        )
+            method, scheme, host.strip().encode("latin-1"), raw_path, query, _headers_of(environ), changed,
+            user=_user_of(environ),
+        )  # fmt: skip
 
     def _pass_unsafe(
         self, target: Target | None, environ: Environ, start_response: StartResponse
@@ -321,6 +328,12 @@ class _Reread(io.RawIOBase):
         part, self._first = self._first or self._content.read(len(buffer)), b""
         buffer[: len(part)] = part
         return len(part)
+
+
+def _user_of(environ: Environ) -> str:
+    """Return who asks by what the server has checked; empty for no user."""
+    told = [str(environ.get(name) or "") for name in _OF_A_USER]
+    return repr(told) if any(told) else ""
 
 
 def _headers_of(environ: Environ) -> list[tuple[bytes, bytes]]:

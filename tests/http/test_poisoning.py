@@ -262,6 +262,108 @@ async def test_the_content_of_a_slow_request_holds_up_no_other() -> None:
         await task
 
 
+# -- variants -------------------------------------------------------------------------------------------
+
+DIFFERENT = [
+    ("Cookie", ["city=Paris, TX", "city=Paris,TX", "city=Paris,,TX,"]),
+    ("Authorization", ["Token a, b", "Token a,b,"]),
+    ("Referer", ["http://a/?ids=1,,2", "http://a/?ids=1,2"]),
+    ("User-Agent", ["a (b, c)", "a (b,c)"]),
+    ("Accept-Language", ["de, en", "en, de"]),
+    ("Foo", ["1, 2", "1,2"]),
+]
+
+
+@pytest.mark.parametrize("how", ["Vary", "vary="])
+@pytest.mark.parametrize(("name", "values"), DIFFERENT)
+@on_a_loop
+async def test_values_that_differ_select_different_pages(name: str, values: list[str], how: str) -> None:
+    fields = [("Cache-Control", "max-age=60, public"), *([("Vary", name)] if how == "Vary" else [])]
+    origin = Origin(lambda scope: Page(fields, dict(scope["headers"])[name.lower().encode()]))
+    app = ASGICache(origin, memory_cache(), vary=[] if how == "Vary" else [name])
+    for value in [*values, *values]:
+        assert (await fetch(app, headers=[(name, value)])).body == value.encode()
+    assert origin.count == len(values)
+
+
+def test_white_space_in_a_list_and_around_a_value_selects_nothing() -> None:
+    origin = WSGIOrigin(Page((FRESH, ("Vary", "Accept, Foo"))))
+    app = WSGICache(origin, memory_cache())
+    for accept, foo in (("a,b", "x"), ("a, b", " x "), (" a ,b", "x")):
+        call(app, headers=[("Accept", accept), ("Foo", foo)])
+    assert origin.count == 1
+
+
+# -- users that the server knows ------------------------------------------------------------------------
+
+
+def of_user(app: WSGICache, **variables: str) -> tuple[bytes, str]:
+    told: dict[str, str] = {}
+
+    def start(status: str, fields: list[tuple[str, str]]) -> Callable[[bytes], object]:
+        told.update(fields)
+        return len
+
+    body = b"".join(app(environ_of("/", "GET", ()) | variables, start))
+    return body, told.get("Cache-Status") or told["cache-status"]
+
+
+@pytest.mark.parametrize("name", ["REMOTE_USER", "AUTH_TYPE", "LOGON_USER", "AUTH_USER", "SSL_CLIENT_S_DN"])
+def test_a_page_for_a_user_whom_the_server_has_checked_is_not_stored(name: str) -> None:
+    app = WSGICache(
+        WSGIOrigin(lambda environ: Page((FRESH,), environ.get(name, "").encode())), memory_cache()
+    )
+    for user in ("alice", "bob"):
+        assert of_user(app, **{name: user}) == (user.encode(), "cachekit; fwd=uri-miss; detail=authorization")
+    assert of_user(app, **{name: ""}) == (b"", "cachekit; fwd=uri-miss; stored")
+    # And one for no user is no answer to a user.
+    assert of_user(app, **{name: "alice"})[0] == b"alice"
+    assert of_user(app)[1].startswith("cachekit; hit")
+
+
+def test_a_user_whom_the_server_has_checked_counts_as_authorization() -> None:
+    def page(environ: dict[str, Any]) -> Page:
+        said = environ.get("HTTP_AUTHORIZATION", "") + environ.get("REMOTE_USER", "")
+        return Page((("Cache-Control", "public, max-age=60"), ("Vary", "Authorization")), said.encode())
+
+    origin = WSGIOrigin(page)
+    app = WSGICache(origin, memory_cache())
+    for _ in range(2):
+        for user in ("alice", "bob"):
+            assert of_user(app, REMOTE_USER=user)[0] == user.encode()
+            assert of_user(app, HTTP_AUTHORIZATION=user)[0] == user.encode()
+    assert origin.count == 4
+
+
+class User:
+    def __init__(self, is_authenticated: bool) -> None:
+        self.is_authenticated = is_authenticated
+
+
+@pytest.mark.parametrize(
+    ("extra", "is_stored"),
+    [
+        ({"user": User(True)}, False),
+        ({"user": "alice"}, False),
+        ({"user": User(False)}, True),
+        ({"user": None}, True),
+        ({"extensions": {"tls": {"client_cert_name": "CN=alice"}}}, False),
+        ({"extensions": {"tls": {"client_cert_chain": ["alice"]}}}, False),
+        ({"extensions": {"tls": {"client_cert_name": None, "client_cert_chain": ()}}}, True),
+    ],
+)
+@on_a_loop
+async def test_a_user_whom_an_asgi_server_or_middleware_has_checked(
+    extra: dict[str, Any], is_stored: bool
+) -> None:
+    cached = ASGICache(Origin(), memory_cache())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await cached({**scope, **extra}, receive, send)
+
+    assert (await fetch(app)).is_stored is is_stored
+
+
 # -- content without a length ---------------------------------------------------------------------------
 
 
