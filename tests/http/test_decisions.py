@@ -122,6 +122,17 @@ CASES = [
         REVALIDATE,
         [("Date", "Tue, 14 Nov 2023 22:13:10 GMT"), ("Expires", "Tue, 14 Nov 2023 22:13:20 GMT")],
     ),
+    *(
+        Case(f"{field}: {says} for all fields", expected, [DATE, (field, f"max-age=60, {says}")])
+        for field, values in (
+            ("Cache-Control", ('=""', "=", '=","', '=" "', '="*"', "=1", "=true", '="a b"', '="a", {name}')),
+            ("CDN-Cache-Control", ('=""', '=","', '="*"', "=1", "=true")),
+        )
+        for name, expected in (("private", "private"), ("no-cache", REVALIDATE))
+        for says in (f"{name}{value}".format(name=name) for value in values)
+    ),
+    Case("private for a field", FRESH, cc('max-age=3600, private="set-cookie, x"')),
+    Case("no-cache for a field", FRESH, cc("max-age=3600, no-cache=Set-Cookie")),
     Case("heuristic-200-cached", FRESH, [DATE, OLD]),
     Case("heuristic-201-not_cached", "status-201", [DATE, OLD], status=201),
     Case("heuristic-599-not_cached", "status-599", [DATE, OLD], status=599),
