@@ -168,7 +168,7 @@ class ASGICache(Middleware[Application]):
         lead: Lead,
     ) -> None:
         """Call the application, and store its response if it can be."""
-        relay = _Relay(self._store, exchange, send, lead)
+        relay, again = _Relay(self._store, exchange, send, lead), False
         try:
             relay.fill = await self._store.in_io_thread(self._store.begin, target)
             forwarded = {**scope, "headers": exchange.forwarded_headers()}
@@ -183,10 +183,16 @@ class ASGICache(Middleware[Application]):
                 await _send(reply, send)
             else:
                 # Incomplete, because the client went away, or by a fault of the application.
-                lead.land(Landing.GONE if relay.client_is_gone else Landing.ALONE)
-                await relay.drain()
+                again = relay.asks_again
+                if not again:
+                    lead.land(Landing.GONE if relay.client_is_gone else Landing.ALONE)
+                    await relay.drain()
         finally:
+            if not again:
+                lead.land(Landing.GONE)
             relay.close()
+        if again:
+            await self._call(exchange, target, scope, _EmptyRequest(receive).receive, send, lead)
 
     async def _revalidate(self, found: Found, scope: Scope, target: Target, lead: Lead) -> None:
         exchange = Exchange(self._store, target, found)
@@ -203,8 +209,8 @@ class _Relay:
     """
 
     __slots__ = (
-        "_exchange", "_lead", "_send", "_store", "_swallows", "_unsent", "_writer", "client_is_gone", "fill",
-        "has_begun",
+        "_exchange", "_lead", "_send", "_store", "_swallows", "_unsent", "_writer", "asks_again",
+        "client_is_gone", "fill", "has_begun",
     )  # fmt: skip
 
     fill: Fill
@@ -219,6 +225,8 @@ class _Relay:
         self._unsent: deque[Message] = deque()
         self._writer: asyncio.Task[None] | None = None
         self.has_begun = False
+        #: Whether the application is to be called again, because its 304 was about another response.
+        self.asks_again = False
         self.client_is_gone = False
 
     async def receive(self, receive: Receive) -> Message:
@@ -248,11 +256,14 @@ class _Relay:
         if message.get("trailers"):
             fill.reason = "streaming"
         decided = exchange.respond(fill, message["status"], _lowered(message))
+        if decided is None:
+            self._swallows = self.asks_again = True
+            return
         self.has_begun = True
+        if exchange.replaces:
+            await self._store.in_io_thread(fill.replace, exchange.found.key, exchange.to_put)
         if isinstance(decided, Reply):
             self._swallows = True
-            if exchange.to_put is not None:
-                await self._store.in_io_thread(fill.put, exchange.to_put)
             self._lead.land(exchange.landing)
             await _send(decided, self._send)
             return
@@ -299,7 +310,6 @@ class _Relay:
 
     def close(self) -> None:
         """End what is under way. After a complete response, nothing is."""
-        self._lead.land(Landing.GONE)
         if hasattr(self, "fill"):
             self.fill.abandon("incomplete")
         if self._writer is not None and not self._writer.done():
@@ -350,15 +360,18 @@ class _Content:
 
 @final
 class _EmptyRequest:
-    """A request without content, of a client that waits for ever."""
+    """A request without content, and what its client sends after that; by default it waits for ever."""
 
-    __slots__ = ("_is_read",)
+    __slots__ = ("_is_read", "_receive")
 
-    def __init__(self) -> None:
+    def __init__(self, receive: Receive | None = None) -> None:
         self._is_read = False
+        self._receive = receive
 
     async def receive(self) -> Message:
         if self._is_read:
+            if self._receive is not None:
+                return await self._receive()
             await asyncio.get_running_loop().create_future()
         self._is_read = True
         return {"type": "http.request", "body": b"", "more_body": False}

@@ -25,6 +25,7 @@ from cachekit.http.fields import (
     http_date,
     hyphenated,
     is_sound,
+    is_strong,
     lines,
     members,
     size_of,
@@ -508,6 +509,17 @@ def conditional(headers: Headers, stored: Stored) -> list[tuple[bytes, bytes]] |
 def unconditional(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Return the fields of a request without its conditions and range."""
     return [(name, value) for name, value in headers if name not in _CONDITIONS and name != b"range"]
+
+
+def is_of(not_modified: Head, stored: Stored) -> bool:
+    """Return whether a 304 is about the stored response (section 4.3.4): its entity tag is no other one.
+
+    Weak comparison, because middleware that compresses makes a tag weak, in responses with content alone.
+    """
+    given, own = lines(not_modified.headers, b"etag"), lines(stored.head.headers, b"etag")
+    if own:
+        return all(etag.removeprefix(b"W/") == own[0].removeprefix(b"W/") for etag in given)
+    return not any(is_strong(etag.decode("latin-1")) for etag in given)
 
 
 def freshen(stored: Stored, not_modified: Head) -> Stored:

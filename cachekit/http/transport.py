@@ -133,14 +133,18 @@ class CachedTransport(_Cached[httpx.BaseTransport], httpx.BaseTransport):
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
                 return _replied(reply)
             decided = exchange.respond(fill, response.status_code, _lowered(response.headers))
+            if exchange.replaces:
+                fill.replace(exchange.found.key, exchange.to_put)
             if isinstance(decided, Reply):
                 if response.status_code == 304:  # so that its connection can be used again
                     response.read()
                 response.close()
-                if exchange.to_put is not None:
-                    fill.put(exchange.to_put)
                 lead.land(exchange.landing)
                 return _replied(decided)
+            if decided is None:
+                response.read()
+                response.close()
+                return self._fetch(exchange, target, request, lead)
         except BaseException:
             lead.land(Landing.GONE)
             raise
@@ -229,14 +233,18 @@ class AsyncCachedTransport(_Cached[httpx.AsyncBaseTransport], httpx.AsyncBaseTra
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
                 return _replied(reply)
             decided = exchange.respond(fill, response.status_code, _lowered(response.headers))
+            if exchange.replaces:
+                await self._store.in_io_thread(fill.replace, exchange.found.key, exchange.to_put)
             if isinstance(decided, Reply):
                 if response.status_code == 304:
                     await response.aread()
                 await response.aclose()
-                if exchange.to_put is not None:
-                    await self._store.in_io_thread(fill.put, exchange.to_put)
                 lead.land(exchange.landing)
                 return _replied(decided)
+            if decided is None:
+                await response.aread()
+                await response.aclose()
+                return await self._fetch(exchange, target, request, lead)
         except BaseException:
             lead.land(Landing.GONE)
             raise

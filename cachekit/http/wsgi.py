@@ -149,6 +149,9 @@ class WSGICache(Middleware[Application]):
                     raise
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
                 return _replied(reply, start_response)
+            if relay.asks_again:
+                relay.drop()
+                return self._call(exchange, target, environ, start_response, lead)
             return relay
         except BaseException:
             relay.end(Landing.GONE)
@@ -172,8 +175,8 @@ class _Relay:
     """The response of the application on its way to the server, with a copy while it may be stored."""
 
     __slots__ = (
-        "_exchange", "_first", "_given", "_lead", "_parts", "_result", "_start_response", "_write", "fill",
-        "has_begun",
+        "_exchange", "_first", "_given", "_lead", "_parts", "_result", "_start_response", "_write",
+        "asks_again", "fill", "has_begun",
     )  # fmt: skip
 
     fill: Fill
@@ -189,11 +192,15 @@ class _Relay:
         self._parts: Iterator[bytes] = iter(())
         self._first: list[bytes] = []
         self.has_begun = False
+        #: Whether the application is to be called again, because its 304 was about another response.
+        self.asks_again = False
 
     # -- what the application calls ---------------------------------------------------------------------
 
     def start_response(self, status: str, headers: Fields, *error: Any) -> Callable[[bytes], object]:
         """Take the head of the response, before the first part of its content is there."""
+        if self.asks_again:
+            return len
         if self.has_begun:  # an error after the head was sent: the server raises it
             return self._start_response(status, headers, *error)
         self._given = status, headers, error
@@ -234,11 +241,14 @@ class _Relay:
         fill, exchange = self.fill, self._exchange
         decided = exchange.respond(fill, int(status[:3]), _encoded(headers))
         self.has_begun = True
+        if decided is None:
+            self.asks_again = True
+            return
+        if exchange.replaces:
+            fill.replace(exchange.found.key, exchange.to_put)
         if isinstance(decided, Reply):
-            if exchange.to_put is not None:
-                fill.put(exchange.to_put)
             self._lead.land(exchange.landing)
-            self._drop()
+            self.drop()
             self._parts = iter(_replied(decided, self._start_response))
             self._first.clear()
             return
@@ -289,7 +299,7 @@ class _Relay:
     def close(self) -> None:
         """End the response; a server calls it when the client has all of it, or has gone away."""
         self.end(Landing.GONE)
-        self._drop()
+        self.drop()
 
     def end(self, landing: Landing) -> None:
         """End what is under way. After a complete response, nothing is."""
@@ -297,7 +307,8 @@ class _Relay:
         if hasattr(self, "fill"):
             self.fill.abandon("incomplete")
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Close what the application returned."""
         result, self._result = self._result, ()
         close = getattr(result, "close", None)
         if close is not None:
