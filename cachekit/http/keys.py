@@ -14,10 +14,8 @@ from typing import Final, NamedTuple, final
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cachekit.http.fields import Headers, combined, hyphenated, lines, members, text
-from cachekit.http.rfc9111 import Request, variant
+from cachekit.http.rfc9111 import Request, authority, variant
 from cachekit.model.types import NO_TAGS
-
-_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 #: Longer URLs are stored under a digest.
 _LONGEST_URL: Final = 1024
@@ -200,8 +198,7 @@ def tag_of_url(url: str) -> str:
     """
     parts = urlsplit(url)
     query = f"?{parts.query}" if parts.query else ""
-    host = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, " "))
-    return f"http:{parts.scheme}://{host}{_decoded(parts.path)}{query}"
+    return f"http:{parts.scheme}://{authority(parts)}{_decoded(parts.path)}{query}"
 
 
 def tag_of_path(url: str) -> str:

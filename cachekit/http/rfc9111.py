@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from typing import Final, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from cachekit.http.fields import (
     HOP_BY_HOP,
@@ -147,6 +147,8 @@ _LISTS: Final = frozenset({b"accept", b"accept-charset", b"accept-encoding", b"a
 #: Separate what is joined. No field of a request that is stored can have them.
 _BETWEEN: Final = "\n"
 _BEFORE_USER: Final = "\0"
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 #: Section 4.2.2: the share of the time since the last modification for which a response is fresh.
 _OK: Final = 200
@@ -290,9 +292,16 @@ def refusal(request: Request, head: Head, policy: Policy) -> str | None:
         life = _guessed_lifetime(head, policy)
         if default := _default_lifetime(request, head, policy):
             life = max(life, default)
-    if life <= 0 and not _has_validator(head.headers):
+    if life <= 0 and not _has_validator(head.headers) and not _may_be_stale(says, policy):
         return unnamed
     return None
+
+
+def _may_be_stale(says: Directives, policy: Policy) -> bool:
+    """Return whether the response names a time for which it may be served stale (RFC 5861)."""
+    if _must_revalidate(says, policy) or ("no-cache" in says and says["no-cache"] is None):
+        return False
+    return any(delta_seconds(says.get(name)) for name in ("stale-while-revalidate", "stale-if-error"))
 
 
 def content_length(headers: Headers) -> int | None:
@@ -541,6 +550,11 @@ def invalidates(method: str, status: int) -> bool:
     return method not in SAFE_METHODS and 200 <= status < 400
 
 
+def authority(url: SplitResult) -> str:
+    """Return host and port in lower case, without the default port (RFC 9110, section 4.2.3)."""
+    return url.netloc.lower().removesuffix(_DEFAULT_PORTS.get(url.scheme, ":")).removesuffix(":")
+
+
 def invalidated_urls(request: Request, headers: Headers) -> set[str]:
     """Return the other URLs of the same origin that an unsafe request invalidates (section 4.4)."""
     own = urlsplit(request.url)
@@ -552,7 +566,7 @@ def invalidated_urls(request: Request, headers: Headers) -> set[str]:
                 other = urlsplit(url)
             except ValueError:  # an invalid host
                 continue
-            if (other.scheme, other.netloc.lower()) == (own.scheme, own.netloc.lower()):
+            if (other.scheme, authority(other)) == (own.scheme, authority(own)):
                 urls.add(url.partition("#")[0])
     return urls
 
