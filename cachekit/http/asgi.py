@@ -49,7 +49,8 @@ class ASGICache(Middleware[Application]):
         default_ttl: The freshness of a 200 that has no `Cache-Control`, whose request and response have no
             cookies and no credentials (default None: such a response is not stored).
         vary: Names of request fields that are part of every key, such as `["accept-language"]`
-            (default: none). Those of the form `X-...` always are, and those of `keys.KEYED_FIELDS`.
+            (default: none). Those of the form `X-...` or with an underscore always are, and those of
+            `keys.KEYED_FIELDS`.
         ignore: Names of such request fields that are not part of a key, because no response depends on them
             (default: none). `X-Forwarded-For`, `X-Request-ID` and the like never are.
         cookies: With "strict" (the default), a response that sets a cookie, or whose request has one by which

@@ -72,11 +72,10 @@ class WSGICache(Middleware[Application]):
         reason = self._store.bypass(target)
         if target is None or reason is not None:
             return self._app(environ, _marked(start_response, "bypass", reason))
-        if _ends(environ["wsgi.input"], environ) and (first := environ["wsgi.input"].read(1)):
-            content = io.BufferedReader(_Reread(first, environ["wsgi.input"]))
-            return self._app(
-                {**environ, "wsgi.input": content}, _marked(start_response, "bypass", "request-content")
-            )
+        if _ends(environ) and (first := environ["wsgi.input"].read(1)):
+            whole = io.BufferedReader(_Reread(first, environ["wsgi.input"]))
+            marked = _marked(start_response, "bypass", "request-content")
+            return self._app({**environ, "wsgi.input": whole}, marked)
         return self._serve(target, environ, start_response)
 
     def _target(self, method: str, environ: Environ) -> Target | None:
@@ -315,13 +314,15 @@ class _Relay:
             close()
 
 
-def _ends(content: Any, environ: Environ) -> bool:
+def _ends(environ: Environ) -> bool:
     """Return whether the content of a request without a length can be read without waiting for ever.
 
     Otherwise there is none (PEP 3333, "Input and Error Streams").
     """
-    seekable = getattr(content, "seekable", None)
-    return bool(environ.get("wsgi.input_terminated")) or (seekable is not None and bool(seekable()))
+    if environ.get("wsgi.input_terminated"):
+        return True
+    seekable = getattr(environ.get("wsgi.input"), "seekable", None)
+    return seekable is not None and bool(seekable())
 
 
 @final
@@ -368,7 +369,7 @@ def _forwarded(environ: Environ, headers: Headers) -> Environ:
         variable = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
         if variable in _CONDITIONS:
             changed[variable] = value.decode("latin-1")
-    if not _ends(environ["wsgi.input"], environ):
+    if not _ends(environ):
         changed["wsgi.input"] = io.BytesIO()  # whatever the server has there, no response depends on it
     return changed
 
