@@ -332,7 +332,9 @@ class _Content:
         """Return whether the request has ended, or its client has gone away; False if that takes long."""
         if self._first is None:
             self._first = asyncio.get_running_loop().create_task(self._receive_first())
-            await asyncio.wait({self._first}, timeout=_LONGEST_SILENCE)
+            await asyncio.sleep(0)  # most servers have the message at hand, and a wait takes longer
+            if not self._first.done():
+                await asyncio.wait({self._first}, timeout=_LONGEST_SILENCE)
         if not self._first.done():
             return False
         message = self._first.result()
