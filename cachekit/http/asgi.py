@@ -26,6 +26,11 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+#: Without a length or chunks, a request of these versions has no content (RFC 9112, section 6.3).
+_WITH_LENGTHS: Final = frozenset({"1.0", "1.1"})
+#: Seconds that a request may take to say that it has no content. Then it is only passed on.
+_LONGEST_SILENCE: Final = 1.0
+
 #: Messages of extensions of ASGI that are no part of the response: its client gets them, and no later one.
 _BESIDE: Final = frozenset({"http.response.early_hint", "http.response.push", "http.response.debug"})
 
@@ -44,7 +49,8 @@ class ASGICache(Middleware[Application]):
         default_ttl: The freshness of a 200 that has no `Cache-Control`, whose request and response have no
             cookies and no credentials (default None: such a response is not stored).
         vary: Names of request fields that are part of every key, such as `["accept-language"]`
-            (default: none). Those of the form `X-...` always are, and those of `keys.KEYED_FIELDS`.
+            (default: none). Those of the form `X-...` or with an underscore always are, and those of
+            `keys.KEYED_FIELDS`.
         ignore: Names of such request fields that are not part of a key, because no response depends on them
             (default: none). `X-Forwarded-For`, `X-Request-ID` and the like never are.
         cookies: With "strict" (the default), a response that sets a cookie, or whose request has one by which
@@ -79,7 +85,11 @@ class ASGICache(Middleware[Application]):
         if target is None or reason is not None:
             await self._pass(scope, receive, send, "bypass", reason)
             return
-        await self._serve(target, scope, receive, send)
+        content = _Content(receive)
+        try:
+            await self._serve(target, scope, content, send)
+        finally:
+            content.close()
 
     def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
         # Some servers include the query. An application may read it there, whatever `query_string` is.
@@ -91,7 +101,9 @@ class ASGICache(Middleware[Application]):
         if not is_as_sent:  # rewritten, or not given
             raw_path = quote(scope["path"]).encode("ascii")
         scheme = scope.get("scheme") or "http"
-        return self._store.keys.target(method, scheme, host_of(headers), raw_path, query, headers, changed)
+        return self._store.keys.target(
+            method, scheme, host_of(headers), raw_path, query, headers, changed, user=_user_of(scope)
+        )
 
     # -- what is only passed on -------------------------------------------------------------------------
 
@@ -123,7 +135,12 @@ class ASGICache(Middleware[Application]):
 
     # -- what may be answered from the cache ------------------------------------------------------------
 
-    async def _serve(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, target: Target, scope: Scope, content: _Content, send: Send) -> None:
+        # Where a length is required, the lookup need not wait for the first message.
+        must_ask = scope.get("http_version") not in _WITH_LENGTHS
+        if must_ask and not await content.is_empty():
+            await self._pass(scope, content.receive, send, "bypass", "request-content")
+            return
         exchange = Exchange(self._store, target, await self._store.find_async(target))
         reply, revalidates = exchange.from_cache()
         if revalidates:
@@ -132,11 +149,15 @@ class ASGICache(Middleware[Application]):
         if reply is not None:
             await _send(reply, send)
             return
+        # Before others wait for this request: its content may come late, and shape the response.
+        if not await content.is_empty():
+            await self._pass(scope, content.receive, send, "bypass", "request-content")
+            return
         lead = await self._collapsing.lead_or_follow_async(exchange, target)
         if isinstance(lead, Reply):
             await _send(lead, send)
             return
-        await self._call(exchange, target, scope, receive, send, lead)
+        await self._call(exchange, target, scope, content.receive, send, lead)
 
     async def _call(
         self,
@@ -148,7 +169,7 @@ class ASGICache(Middleware[Application]):
         lead: Lead,
     ) -> None:
         """Call the application, and store its response if it can be."""
-        relay = _Relay(self._store, exchange, send, lead)
+        relay, again = _Relay(self._store, exchange, send, lead), False
         try:
             relay.fill = await self._store.in_io_thread(self._store.begin, target)
             forwarded = {**scope, "headers": exchange.forwarded_headers()}
@@ -163,10 +184,16 @@ class ASGICache(Middleware[Application]):
                 await _send(reply, send)
             else:
                 # Incomplete, because the client went away, or by a fault of the application.
-                lead.land(Landing.GONE if relay.client_is_gone else Landing.ALONE)
-                await relay.drain()
+                again = relay.asks_again
+                if not again:
+                    lead.land(Landing.GONE if relay.client_is_gone else Landing.ALONE)
+                    await relay.drain()
         finally:
+            if not again:
+                lead.land(Landing.GONE)
             relay.close()
+        if again:
+            await self._call(exchange, target, scope, _EmptyRequest(receive).receive, send, lead)
 
     async def _revalidate(self, found: Found, scope: Scope, target: Target, lead: Lead) -> None:
         exchange = Exchange(self._store, target, found)
@@ -183,8 +210,8 @@ class _Relay:
     """
 
     __slots__ = (
-        "_exchange", "_lead", "_send", "_store", "_swallows", "_unsent", "_writer", "client_is_gone", "fill",
-        "has_begun",
+        "_exchange", "_lead", "_send", "_store", "_swallows", "_unsent", "_writer", "asks_again",
+        "client_is_gone", "fill", "has_begun",
     )  # fmt: skip
 
     fill: Fill
@@ -199,6 +226,8 @@ class _Relay:
         self._unsent: deque[Message] = deque()
         self._writer: asyncio.Task[None] | None = None
         self.has_begun = False
+        #: Whether the application is to be called again, because its 304 was about another response.
+        self.asks_again = False
         self.client_is_gone = False
 
     async def receive(self, receive: Receive) -> Message:
@@ -228,11 +257,14 @@ class _Relay:
         if message.get("trailers"):
             fill.reason = "streaming"
         decided = exchange.respond(fill, message["status"], _lowered(message))
+        if decided is None:
+            self._swallows = self.asks_again = True
+            return
         self.has_begun = True
+        if exchange.replaces:
+            await self._store.in_io_thread(fill.replace, exchange.found.key, exchange.to_put)
         if isinstance(decided, Reply):
             self._swallows = True
-            if exchange.to_put is not None:
-                await self._store.in_io_thread(fill.put, exchange.to_put)
             self._lead.land(exchange.landing)
             await _send(decided, self._send)
             return
@@ -279,7 +311,6 @@ class _Relay:
 
     def close(self) -> None:
         """End what is under way. After a complete response, nothing is."""
-        self._lead.land(Landing.GONE)
         if hasattr(self, "fill"):
             self.fill.abandon("incomplete")
         if self._writer is not None and not self._writer.done():
@@ -287,19 +318,79 @@ class _Relay:
 
 
 @final
-class _EmptyRequest:
-    """A request without content, of a client that waits for ever."""
+class _Content:
+    """The content of a request without a length, read as far as it takes to see that it is empty."""
 
-    __slots__ = ("_is_read",)
+    __slots__ = ("_first", "_is_read", "_receive")
 
-    def __init__(self) -> None:
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._first: asyncio.Task[Message] | None = None
         self._is_read = False
+
+    async def is_empty(self) -> bool:
+        """Return whether the request has ended, or its client has gone away; False if that takes long."""
+        if self._first is None:
+            self._first = asyncio.get_running_loop().create_task(self._receive_first())
+            await asyncio.sleep(0)  # most servers have the message at hand, and a wait takes longer
+            if not self._first.done():
+                await asyncio.wait({self._first}, timeout=_LONGEST_SILENCE)
+        if not self._first.done():
+            return False
+        message = self._first.result()
+        return not (message.get("body") or message.get("more_body", False))
+
+    async def _receive_first(self) -> Message:
+        """Return the first message that has content, or ends it."""
+        while True:
+            message = await self._receive()
+            if message.get("body") or not message.get("more_body", False):
+                return message
+
+    async def receive(self) -> Message:
+        """Return the next message of the client."""
+        if self._first is None or self._is_read:
+            return await self._receive()
+        message = await asyncio.shield(self._first)
+        self._is_read = True
+        return message
+
+    def close(self) -> None:
+        """End what is under way."""
+        if self._first is not None:
+            self._first.cancel()
+
+
+@final
+class _EmptyRequest:
+    """A request without content, and what its client sends after that; by default it waits for ever."""
+
+    __slots__ = ("_is_read", "_receive")
+
+    def __init__(self, receive: Receive | None = None) -> None:
+        self._is_read = False
+        self._receive = receive
 
     async def receive(self) -> Message:
         if self._is_read:
+            if self._receive is not None:
+                return await self._receive()
             await asyncio.get_running_loop().create_future()
         self._is_read = True
         return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def _user_of(scope: Scope) -> str:
+    """Return who asks by what the server or middleware outside has checked; empty for no user.
+
+    That is the certificate of the client (the TLS extension of ASGI), or the `user` of middleware such as
+    Starlette's for authentication. Fields of the request tell such users apart.
+    """
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    certificate = tls.get("client_cert_name") or tls.get("client_cert_chain") or ""
+    user = scope.get("user")
+    is_known = bool(user) and bool(getattr(user, "is_authenticated", True))
+    return repr((certificate, is_known)) if certificate or is_known else ""
 
 
 async def _discard(message: Message) -> None:

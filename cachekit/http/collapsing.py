@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import final
 
@@ -62,12 +63,12 @@ class Collapsing:
 
     def lead_or_follow(self, exchange: Exchange, target: Target) -> Reply | Lead:
         """Return the response that another request has stored, or the lead of a call of the origin."""
-        key = exchange.flight_key
+        key, deadline = exchange.flight_key, time.monotonic() + PATIENCE
         for _ in range(self._most_flights(exchange)):
             flight, leads = self._flights.join(key)
             if flight is None or leads:
                 return self._lead(exchange, target, key, flight)
-            landing = flight.wait()
+            landing = flight.wait(deadline)
             if landing is Landing.STORED:
                 reply, _ = exchange.from_cache(self._store.find(target))
                 if reply is not None:
@@ -80,12 +81,12 @@ class Collapsing:
 
     async def lead_or_follow_async(self, exchange: Exchange, target: Target) -> Reply | Lead:
         """Do what `lead_or_follow` does, on an event loop."""
-        key = exchange.flight_key
+        key, deadline = exchange.flight_key, asyncio.get_running_loop().time() + PATIENCE
         for _ in range(self._most_flights(exchange)):
             flight, leads = self._flights.join(key)
             if flight is None or leads:
                 return self._lead(exchange, target, key, flight)
-            landing = await _landing(flight)
+            landing = await _landing(flight, deadline)
             if landing is Landing.STORED:
                 reply, _ = exchange.from_cache(await self._store.find_async(target))
                 if reply is not None:
@@ -166,8 +167,8 @@ class Collapsing:
         self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
 
 
-async def _landing(flight: Flight) -> Landing:
-    """Wait for a flight, but no longer than a request may."""
+async def _landing(flight: Flight, deadline: float) -> Landing:
+    """Wait for a flight, until the time of the loop is `deadline`."""
     loop = asyncio.get_running_loop()
     landed: asyncio.Future[None] = loop.create_future()
 
@@ -178,13 +179,9 @@ async def _landing(flight: Flight) -> Landing:
             pass
 
     flight.on_landing(wake)
-    deadline = loop.time() + PATIENCE
-    while flight.landing is None and not flight.is_slow:
-        left = deadline - loop.time()
-        if left <= 0:
-            break
+    while flight.keeps_waiting and (left := deadline - loop.time()) > 0:
         await asyncio.wait({landed}, timeout=min(left, PATIENCE_WITH_CONTENT))
-    return flight.landing or Landing.ALONE
+    return flight.outcome
 
 
 def _set(landed: asyncio.Future[None]) -> None:

@@ -18,6 +18,7 @@ from cachekit.http.rfc9111 import (
     current_age,
     freshen,
     is_conditional,
+    is_of,
     is_only_if_cached,
     judge,
     lifetime,
@@ -36,6 +37,11 @@ _OF_THE_RESPONSE: Final = frozenset({
     "no-store", "private", "set-cookie", "vary", "no-freshness", "too-large", "must-understand", "tags",
     "content-length", "malformed-response", "streaming", "cookie", "authorization",
 })  # fmt: skip
+#: Those of them that are of requests with cookies or credentials, or of the form of the content.
+_OF_THE_REQUEST: Final = frozenset({"cookie", "authorization", "streaming"})
+
+#: Errors that say something of the page, and not of the request: it is gone, or no longer for all.
+_OF_THE_PAGE: Final = frozenset({401, 402, 403, 404, 410, 451})
 
 
 #: Parameters of a member of `Cache-Status`.
@@ -63,18 +69,33 @@ class Exchange:
     Attributes:
         found: what the cache has for the request.
         to_put: what a 304 has made of the stored response; to be stored before it is served.
+        drops: whether the stored response is to be removed before the new one is served, because the origin
+            no longer has it for all. If it were kept, it would be served for as long as it may be stale.
         landing: how a flight that this request leads ends, as far as it is known.
     """
 
-    __slots__ = ("_conditional", "_forwarded", "_store", "_target", "found", "landing", "to_put")
+    __slots__ = (
+        "_changed",
+        "_conditional",
+        "_forwarded",
+        "_store",
+        "_target",
+        "drops",
+        "found",
+        "landing",
+        "to_put",
+    )
 
     def __init__(self, store: ResponseStore, target: Target, found: Found) -> None:
         self._store = store
         self._target = target
         self._forwarded = found.missed
         self._conditional = False
+        #: Whether a 304 was about another response than the stored one.
+        self._changed = False
         self.found = found
         self.to_put: Stored | None = None
+        self.drops = False
         self.landing = Landing.ALONE
 
     @property
@@ -123,8 +144,7 @@ class Exchange:
 
         Whether their responses can be stored says nothing of the others.
         """
-        of_a_user = any(name in {b"cookie", b"authorization"} for name, _ in self._target.request.headers)
-        return f"{self.found.key}#user" if of_a_user else self.found.key
+        return f"{self.found.key}#user" if self._target.request.may_be_of_a_user else self.found.key
 
     @property
     def may_collapse(self) -> bool:
@@ -150,8 +170,13 @@ class Exchange:
                 return validating
         return self._target.request.headers
 
-    def respond(self, fill: Fill, status: int, headers: Headers) -> Reply | list[tuple[bytes, bytes]]:
-        """Return the reply of the cache, or the fields with which the response of the origin is passed on."""
+    def respond(self, fill: Fill, status: int, headers: Headers) -> Reply | list[tuple[bytes, bytes]] | None:
+        """Return the reply of the cache, or the fields with which the response of the origin is passed on.
+
+        Returns:
+            None if the origin is to be asked again, because its 304 is about another response than the
+            stored one. The next call has the fields of the client alone.
+        """
         stored = self.stored
         if stored is not None and status in ERRORS and (reply := self.on_error(status)) is not None:
             fill.abandon("stale-if-error")
@@ -159,7 +184,12 @@ class Exchange:
         head = fill.begin_response(status, headers)
         if stored is not None and status == 304 and self._conditional:
             fill.abandon("validated")
+            if not is_of(head, stored):
+                self.found = self.found._replace(stored=None)
+                self._changed, self._conditional = True, False
+                return None
             return self._validated(freshen(stored, head))
+        self.drops = self._is_outdated(fill.reason, status)
         self.landing = Landing.ALONE if fill.reason is None else self.landing_of(fill.reason)
         if fill.reason is None and self._is_fresh(Stored(head, b"")):
             self.landing = Landing.STORED
@@ -179,12 +209,30 @@ class Exchange:
             self.landing = Landing.STORED if self._is_fresh(fresh) else Landing.ALONE
         else:
             self.landing = self.landing_of(refused)
+            self.drops = self._is_outdated(refused, fresh.head.status)
         age = current_age(fresh.head, store.clock.time())
         return self._reply(
             fresh,
             age,
             {"fwd": self._forwarded, "fwd-status": 304, "stored": refused is None, "detail": refused},
         )
+
+    def _is_outdated(self, reason: str | None, status: int) -> bool:
+        """Return whether a response that is not stored for this reason shows that a stale one is outdated."""
+        if reason is None or not (status < 400 or status in _OF_THE_PAGE):
+            return False
+        if reason not in _OF_THE_RESPONSE - _OF_THE_REQUEST and not reason.startswith(OF_STATUS):
+            return False
+        stored, store = self.stored, self._store
+        if stored is None:
+            return self._changed
+        age = current_age(stored.head, store.clock.time())
+        return age >= lifetime(self._target.request, stored.head, store.policy)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether `to_put` is to be stored, or the stored response to be removed."""
+        return self.drops or self.to_put is not None
 
     def _is_fresh(self, stored: Stored) -> bool:
         request, policy, now = self._target.request, self._store.policy, self._store.clock.time()

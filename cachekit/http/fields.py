@@ -46,6 +46,11 @@ def lines(headers: Headers, name: bytes) -> list[bytes]:
     return [value for field, value in headers if field == name]
 
 
+def hyphenated(name: bytes) -> bytes:
+    """Return the name with `-` for `_`: WSGI and CGI give applications both as one variable."""
+    return name.replace(b"_", b"-")
+
+
 def combined(headers: Headers, name: bytes) -> bytes | None:
     """Return the value of a field with its lines joined by commas (RFC 9110, section 5.2), or None."""
     values = [value for field, value in headers if field == name]
@@ -130,6 +135,12 @@ def _http_date(value: str) -> int | None:
     return None
 
 
+#: Directives that may list fields (RFC 9111, sections 5.2.2.4 and 5.2.2.7).
+_OF_FIELDS: Final = frozenset({"private", "no-cache"})
+#: A name of a field. `*`, `1` and `true` are none: they say that the directive holds.
+_FIELD: Final = re.compile(r"(?!true\Z)[a-z][a-z0-9_\-]*", re.IGNORECASE)
+
+
 # -- directives -----------------------------------------------------------------------------------------
 
 
@@ -147,7 +158,7 @@ def _directives(value: str) -> Directives:
     for member in members(value):
         name, equals, argument = member.partition("=")
         name = name.strip(" \t").lower()
-        given = unquoted(argument) if equals else None
+        given = _argument(name, argument) if equals else None
         if name not in found:
             found[name] = given
             continue
@@ -156,12 +167,21 @@ def _directives(value: str) -> Directives:
             continue
         if given is None:
             found[name] = None
-        elif name in {"private", "no-cache"}:
+        elif name in _OF_FIELDS:
             found[name] = f"{before},{given}"
         else:
             first, second = delta_seconds(before), delta_seconds(given)
             found[name] = before if first is None or (second is not None and first <= second) else given
     return found
+
+
+def _argument(name: str, value: str) -> str | None:
+    """Return the argument of a directive; None for a list of fields that names none, which concerns all."""
+    if name not in _OF_FIELDS:
+        return unquoted(value)
+    given = unquoted(value.strip(" \t"))
+    listed = members(given)
+    return given if listed and all(map(_FIELD.fullmatch, listed)) else None
 
 
 _known_directives: Final = lru_cache(_PARSED)(_directives)
@@ -206,7 +226,7 @@ def structured_directives(value: str) -> Directives | None:
             if _DIGITS.fullmatch(item):
                 found[key] = item
         elif item != "?0":
-            found[key] = unquoted(item)
+            found[key] = _argument(key, item)
         rest = rest[member.end() :].lstrip(" \t")
         if rest:
             if rest[0] != ",":

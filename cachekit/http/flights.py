@@ -12,7 +12,8 @@ from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.reentrant_lock import RLock
 
-#: Seconds that a request waits for another one, at most. Then it goes on by itself.
+#: Seconds that a request waits for others, at most. Then it goes on by itself. No request waits for a flight
+#: that is older.
 PATIENCE: Final = 30.0
 #: Seconds that it waits for the content once the head is there: the content may never end.
 PATIENCE_WITH_CONTENT: Final = 1.0
@@ -38,12 +39,13 @@ class Landing(Enum):
 class Flight:
     """One call of the origin for which requests wait. Safe in any thread and on any event loop."""
 
-    __slots__ = ("_begun_at", "_clock", "_lock", "_wake", "landing")
+    __slots__ = ("_begun_at", "_clock", "_lock", "_started_at", "_wake", "landing")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = RLock()
         self._wake: list[Callable[[], object]] = []
+        self._started_at = clock.monotonic()
         self._begun_at: float | None = None
         #: How it ended; None while it is under way.
         self.landing: Landing | None = None
@@ -66,17 +68,30 @@ class Flight:
         begun = self._begun_at
         return begun is not None and self._clock.monotonic() - begun > PATIENCE_WITH_CONTENT
 
-    def wait(self) -> Landing:
-        """Wait in this thread for the end, but no longer than a request may."""
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it takes longer than a request waits: its call may never end."""
+        return self._clock.monotonic() - self._started_at >= PATIENCE
+
+    @property
+    def keeps_waiting(self) -> bool:
+        """Whether it is of use to wait for the end."""
+        return self.landing is None and not self.is_slow and not self.is_overdue
+
+    def wait(self, deadline: float) -> Landing:
+        """Wait in this thread for the end, until `time.monotonic()` is `deadline`."""
         landed = threading.Event()
         self.on_landing(landed.set)
-        deadline = time.monotonic() + PATIENCE
-        while self.landing is None and not self.is_slow:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
+        while self.keeps_waiting and (left := deadline - time.monotonic()) > 0:
             landed.wait(min(left, PATIENCE_WITH_CONTENT))
-        return self.landing or Landing.ALONE
+        return self.outcome
+
+    @property
+    def outcome(self) -> Landing:
+        """How it ended for a request that no longer waits. If it is overdue, another one takes its place."""
+        if self.landing is not None:
+            return self.landing
+        return Landing.GONE if self.is_overdue and not self.is_slow else Landing.ALONE
 
     def land(self, landing: Landing) -> None:
         """End the flight; the first end counts."""
@@ -122,12 +137,16 @@ class Flights:
                 if self._clock.monotonic() < until:
                     return None, False
                 self._passing.pop(key, None)
-            flight = self._flights.get(key)
-            if flight is not None:
-                return flight, False
+            before = self._flights.get(key)
+            if before is not None:
+                if not before.is_overdue:
+                    return before, False
+                self._flights.pop(key, None)
             flight = Flight(self._clock)
             led = self._flights.setdefault(key, flight)
-            return led, led is flight
+        if before is not None:  # its requests wait for the one that takes its place
+            before.land(Landing.GONE)
+        return led, led is flight
 
     def land(self, key: str, flight: Flight, landing: Landing) -> None:
         """End a flight, so that the next request begins another one."""

@@ -13,11 +13,9 @@ from hashlib import blake2b
 from typing import Final, NamedTuple, final
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from cachekit.http.fields import Headers, combined, lines, members, text
-from cachekit.http.rfc9111 import Request, variant
+from cachekit.http.fields import Headers, combined, hyphenated, lines, members, text
+from cachekit.http.rfc9111 import Request, authority, variant
 from cachekit.model.types import NO_TAGS
-
-_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 #: Longer URLs are stored under a digest.
 _LONGEST_URL: Final = 1024
@@ -87,7 +85,7 @@ class Keys:
 
     def __init__(self, vary: Iterable[str], ignored: Iterable[str]) -> None:
         self._vary = tuple(sorted({name.lower() for name in vary}))
-        self._ignored = frozenset(name.lower().encode("latin-1", "replace") for name in ignored)
+        self._ignored = frozenset(hyphenated(name.lower().encode("latin-1", "replace")) for name in ignored)
 
     def target(
         self,
@@ -98,6 +96,7 @@ class Keys:
         query: bytes,
         headers: Headers,
         sent: bytes = b"",
+        user: str = "",
     ) -> Target | None:
         """Return what a request asks for; None if its host or target is none that a key can have.
 
@@ -111,6 +110,7 @@ class Keys:
             headers: names in lower case.
             sent: what was sent in place of the path, if the server or middleware has changed it: an
                 application may read that too.
+            user: who asks, if a server or middleware has checked it.
         """
         if (
             host is None
@@ -124,7 +124,8 @@ class Keys:
         if query:
             url += f"?{query.decode('ascii')}"
         key = f"http:{url}" if len(url) <= _LONGEST_URL else f"http:{root}/#url:{_digest(url)}"
-        values = self._base_variant(headers, sent)
+        request = Request(method, url, headers, user)
+        values = self._base_variant(request, sent)
         if values is not None:
             key = f"{key}#{_digest(values)}"
         if host.startswith(b"["):
@@ -132,13 +133,13 @@ class Keys:
                 urlsplit(url)
             except ValueError:  # no address between the brackets
                 return None
-        return Target(Request(method, url, headers), key)
+        return Target(request, key)
 
-    def _base_variant(self, headers: Headers, sent: bytes) -> object | None:
+    def _base_variant(self, request: Request, sent: bytes) -> object | None:
         """Return the values of the fields that are part of every key; None if there are none of them."""
         keyed = [("", sent.decode("latin-1"))] if sent else []
-        for name in sorted({name for name, _ in headers if self._is_keyed(name)}):
-            value = text(headers, name)
+        for name in sorted({name for name, _ in request.headers if self._is_keyed(name)}):
+            value = text(request.headers, name)
             if name == b"forwarded":
                 value = _forwarded_as(value)
                 if not value:
@@ -146,17 +147,20 @@ class Keys:
             keyed.append((name.decode("ascii"), value))
         if not self._vary and not keyed:
             return None
-        return [keyed, self._vary, variant(self._vary, headers)]
+        return [keyed, self._vary, variant(self._vary, request)]
 
     def _is_keyed(self, name: bytes) -> bool:
         """Return whether a field is part of every key: an unknown one may change the response."""
-        if name in KEYED_FIELDS:
-            return name not in self._ignored
+        plain = hyphenated(name)
+        if plain in self._ignored:
+            return False
+        if plain in KEYED_FIELDS:
+            return True
+        # A field with an underscore is another one here, and the same one for an application with variables.
         return (
-            name.startswith(b"x-")
-            and name not in UNKEYED_FIELDS
-            and name not in self._ignored
-            and not name.startswith(UNKEYED_PREFIXES)
+            (plain.startswith(b"x-") or plain != name)
+            and plain not in UNKEYED_FIELDS
+            and not plain.startswith(UNKEYED_PREFIXES)
         )
 
     def selecting(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -165,7 +169,7 @@ class Keys:
 
     def of_variant(self, target: Target, names: tuple[str, ...]) -> str:
         """Return the key of the response that these fields of the request select."""
-        return f"{target.key}#{_digest([names, variant(names, target.request.headers)])}"
+        return f"{target.key}#{_digest([names, variant(names, target.request)])}"
 
 
 def _digest(value: object) -> str:
@@ -194,8 +198,7 @@ def tag_of_url(url: str) -> str:
     """
     parts = urlsplit(url)
     query = f"?{parts.query}" if parts.query else ""
-    host = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, " "))
-    return f"http:{parts.scheme}://{host}{_decoded(parts.path)}{query}"
+    return f"http:{parts.scheme}://{authority(parts)}{_decoded(parts.path)}{query}"
 
 
 def tag_of_path(url: str) -> str:

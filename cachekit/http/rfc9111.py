@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from typing import Final, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from cachekit.http.fields import (
     HOP_BY_HOP,
@@ -23,7 +23,9 @@ from cachekit.http.fields import (
     delta_seconds,
     directives,
     http_date,
+    hyphenated,
     is_sound,
+    is_strong,
     lines,
     members,
     size_of,
@@ -54,11 +56,27 @@ class Policy(NamedTuple):
 
 
 class Request(NamedTuple):
-    """The head of a request."""
+    """The head of a request.
+
+    Attributes:
+        user: who asks, by a server or middleware that has checked it; empty for no user. It counts as
+            `Authorization`, and no field can have its value.
+    """
 
     method: str
     url: str
     headers: Headers
+    user: str = ""
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether the request says who asks, other than by a cookie."""
+        return bool(self.user) or any(name == b"authorization" for name, _ in self.headers)
+
+    @property
+    def may_be_of_a_user(self) -> bool:
+        """Whether the request has credentials or a cookie."""
+        return self.has_credentials or any(name == b"cookie" for name, _ in self.headers)
 
     def for_all(self) -> Request:
         """Return a GET of the whole response: without conditions and range, which are of one client."""
@@ -123,6 +141,15 @@ _CONDITIONS: Final = (
 #: Section 3.2: a 304 does not change what describes the stored content.
 _OF_THE_CONTENT: Final = HOP_BY_HOP | {b"content-length", b"content-encoding", b"content-range"}
 
+#: Selecting fields that are lists (RFC 9110, section 12.5). The order of members counts: applications use it
+#: where preferences are equal.
+_LISTS: Final = frozenset({b"accept", b"accept-charset", b"accept-encoding", b"accept-language"})
+#: Separate what is joined. No field of a request that is stored can have them.
+_BETWEEN: Final = "\n"
+_BEFORE_USER: Final = "\0"
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+
 #: Section 4.2.2: the share of the time since the last modification for which a response is fresh.
 _OK: Final = 200
 #: Begins the reason of a response that does not name its life and whose status may be why.
@@ -177,21 +204,25 @@ def vary_names(headers: Headers) -> tuple[str, ...] | None:
     return None if "*" in names else tuple(sorted(names))
 
 
-def variant(names: tuple[str, ...], headers: Headers) -> tuple[str | None, ...]:
-    """Return the values of the selecting fields, normalised as section 4.1 permits; None for an absent one.
+def variant(names: tuple[str, ...], request: Request) -> tuple[str | None, ...]:
+    """Return the values of the selecting fields; None for an absent one.
 
-    White space around members does not count, and neither does the order or the case of languages.
+    Section 4.1 permits to normalise them. Only white space around members of lists does not count, and around
+    other values: an application may tell apart whatever else differs.
     """
     values: list[str | None] = []
     for name in names:
-        value = combined(headers, name.encode("latin-1"))
-        if value is None:
-            values.append(None)
-            continue
-        parts = members(value.decode("latin-1"))
-        if name == "accept-language":
-            parts = sorted(part.lower().replace(" ", "") for part in parts)
-        values.append(",".join(parts))
+        field = hyphenated(name.encode("latin-1"))
+        given = [value for other, value in request.headers if hyphenated(other) == field]
+        sent = [value.decode("latin-1").strip(" \t") for value in given]
+        value = None
+        if given and field in _LISTS:
+            value = ",".join(members(",".join(sent)))
+        elif given:
+            value = _BETWEEN.join(sent)
+        if field == b"authorization" and request.user:
+            value = f"{value}{_BEFORE_USER}{request.user}"
+        values.append(value)
     return tuple(values)
 
 
@@ -261,9 +292,16 @@ def refusal(request: Request, head: Head, policy: Policy) -> str | None:
         life = _guessed_lifetime(head, policy)
         if default := _default_lifetime(request, head, policy):
             life = max(life, default)
-    if life <= 0 and not _has_validator(head.headers):
+    if life <= 0 and not _has_validator(head.headers) and not _may_be_stale(says, policy):
         return unnamed
     return None
+
+
+def _may_be_stale(says: Directives, policy: Policy) -> bool:
+    """Return whether the response names a time for which it may be served stale (RFC 5861)."""
+    if _must_revalidate(says, policy) or ("no-cache" in says and says["no-cache"] is None):
+        return False
+    return any(delta_seconds(says.get(name)) for name in ("stale-while-revalidate", "stale-if-error"))
 
 
 def content_length(headers: Headers) -> int | None:
@@ -283,9 +321,7 @@ def content_length(headers: Headers) -> int | None:
 
 def _is_for_authorized(request: Request, says: Directives) -> bool:
     """Return whether the request has no credentials, or the response is for all the same (section 3.5)."""
-    return not lines(request.headers, b"authorization") or bool(
-        {"public", "s-maxage", "must-revalidate"} & says.keys()
-    )
+    return not request.has_credentials or bool({"public", "s-maxage", "must-revalidate"} & says.keys())
 
 
 def may_answer(stored: Stored, request: Request, policy: Policy) -> bool:
@@ -372,8 +408,7 @@ def _default_lifetime(request: Request, head: Head, policy: Policy) -> float:
     """
     if policy.default_ttl is None or head.status != _OK:
         return 0.0
-    of_a_user = {b"cookie", b"authorization"}
-    if any(name in of_a_user for name, _ in request.headers) or _sets_cookies(head.headers):
+    if request.may_be_of_a_user or _sets_cookies(head.headers):
         return 0.0
     if {"cookie", "authorization"} & tokens(head.headers, b"vary"):
         return 0.0
@@ -485,6 +520,17 @@ def unconditional(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in headers if name not in _CONDITIONS and name != b"range"]
 
 
+def is_of(not_modified: Head, stored: Stored) -> bool:
+    """Return whether a 304 is about the stored response (section 4.3.4): its entity tag is no other one.
+
+    Weak comparison, because middleware that compresses makes a tag weak, in responses with content alone.
+    """
+    given, own = lines(not_modified.headers, b"etag"), lines(stored.head.headers, b"etag")
+    if own:
+        return all(etag.removeprefix(b"W/") == own[0].removeprefix(b"W/") for etag in given)
+    return not any(is_strong(etag.decode("latin-1")) for etag in given)
+
+
 def freshen(stored: Stored, not_modified: Head) -> Stored:
     """Return the stored response with the fields of a 304 (sections 3.2 and 4.3.4)."""
     new = [(name, value) for name, value in not_modified.headers if name not in _OF_THE_CONTENT]
@@ -504,6 +550,11 @@ def invalidates(method: str, status: int) -> bool:
     return method not in SAFE_METHODS and 200 <= status < 400
 
 
+def authority(url: SplitResult) -> str:
+    """Return host and port in lower case, without the default port (RFC 9110, section 4.2.3)."""
+    return url.netloc.lower().removesuffix(_DEFAULT_PORTS.get(url.scheme, ":")).removesuffix(":")
+
+
 def invalidated_urls(request: Request, headers: Headers) -> set[str]:
     """Return the other URLs of the same origin that an unsafe request invalidates (section 4.4)."""
     own = urlsplit(request.url)
@@ -515,7 +566,7 @@ def invalidated_urls(request: Request, headers: Headers) -> set[str]:
                 other = urlsplit(url)
             except ValueError:  # an invalid host
                 continue
-            if (other.scheme, other.netloc.lower()) == (own.scheme, own.netloc.lower()):
+            if (other.scheme, authority(other)) == (own.scheme, authority(own)):
                 urls.add(url.partition("#")[0])
     return urls
 

@@ -174,6 +174,13 @@ class Fill:
         """Store a response behind the fence of this call."""
         self._store.put(self.target, stored, self._fence)
 
+    def replace(self, key: str, stored: Stored | None) -> None:
+        """Store a response as `put` does, or remove that of a key if there is none to store."""
+        if stored is None:
+            self._store.drop(key)
+        else:
+            self.put(stored)
+
 
 @final
 class ResponseStore:
@@ -310,6 +317,14 @@ class ResponseStore:
         except Exception as error:  # noqa: BLE001  # the client gets its response all the same
             raise_interrupt(error)
             self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
+
+    def drop(self, key: str) -> None:
+        """Remove a response; it may touch a disk or a server."""
+        try:
+            self.cache.delete(key)
+        except Exception as error:  # noqa: BLE001  # the client gets its response all the same
+            raise_interrupt(error)
+            self._log.add(f"{shown_key(key)} was not removed: {shown_error(error)}")
 
     def _store_behind(
         self,

@@ -103,7 +103,7 @@ class CachedTransport(_Cached[httpx.BaseTransport], httpx.BaseTransport):
             if target is not None and invalidates(request.method.upper(), response.status_code):
                 self._store.invalidate(target.request, _lowered(response.headers))
             return _marked(response, "method", None)
-        reason = self._store.bypass(target)
+        reason = self._store.bypass(target) or _content_of(request)
         if target is None or reason is not None:
             return _marked(self._transport.handle_request(request), "bypass", reason)
         exchange = Exchange(self._store, target, self._store.find(target))
@@ -133,14 +133,18 @@ class CachedTransport(_Cached[httpx.BaseTransport], httpx.BaseTransport):
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
                 return _replied(reply)
             decided = exchange.respond(fill, response.status_code, _lowered(response.headers))
+            if exchange.replaces:
+                fill.replace(exchange.found.key, exchange.to_put)
             if isinstance(decided, Reply):
                 if response.status_code == 304:  # so that its connection can be used again
                     response.read()
                 response.close()
-                if exchange.to_put is not None:
-                    fill.put(exchange.to_put)
                 lead.land(exchange.landing)
                 return _replied(decided)
+            if decided is None:
+                response.read()
+                response.close()
+                return self._fetch(exchange, target, request, lead)
         except BaseException:
             lead.land(Landing.GONE)
             raise
@@ -198,7 +202,7 @@ class AsyncCachedTransport(_Cached[httpx.AsyncBaseTransport], httpx.AsyncBaseTra
                     self._store.invalidate, target.request, _lowered(response.headers)
                 )
             return _marked(response, "method", None)
-        reason = self._store.bypass(target)
+        reason = self._store.bypass(target) or _content_of(request)
         if target is None or reason is not None:
             return _marked(await self._transport.handle_async_request(request), "bypass", reason)
         exchange = Exchange(self._store, target, await self._store.find_async(target))
@@ -229,14 +233,18 @@ class AsyncCachedTransport(_Cached[httpx.AsyncBaseTransport], httpx.AsyncBaseTra
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
                 return _replied(reply)
             decided = exchange.respond(fill, response.status_code, _lowered(response.headers))
+            if exchange.replaces:
+                await self._store.in_io_thread(fill.replace, exchange.found.key, exchange.to_put)
             if isinstance(decided, Reply):
                 if response.status_code == 304:
                     await response.aread()
                 await response.aclose()
-                if exchange.to_put is not None:
-                    await self._store.in_io_thread(fill.put, exchange.to_put)
                 lead.land(exchange.landing)
                 return _replied(decided)
+            if decided is None:
+                await response.aread()
+                await response.aclose()
+                return await self._fetch(exchange, target, request, lead)
         except BaseException:
             lead.land(Landing.GONE)
             raise
@@ -313,6 +321,12 @@ class _AsyncCopying(httpx.AsyncByteStream):
         self._lead.land(Landing.GONE)
         self._fill.abandon("incomplete")
         await self._stream.aclose()
+
+
+def _content_of(request: httpx.Request) -> str | None:
+    """Return the reason not to use the cache for a request that has content, with or without a length."""
+    stream = request.stream
+    return None if isinstance(stream, httpx.ByteStream) and not any(stream) else "request-content"
 
 
 def _copy(part: bytes, fill: Fill, exchange: Exchange, lead: Lead) -> None:

@@ -32,6 +32,12 @@ _CONDITIONS: Final = (
 )  # fmt: skip
 
 
+#: What a server says of a user or a certificate that it has checked (RFC 3875, and the servers' own).
+_OF_A_USER: Final = (
+    "REMOTE_USER", "AUTH_TYPE", "AUTH_USER", "LOGON_USER", "SSL_CLIENT_CERT", "SSL_CLIENT_S_DN",
+)  # fmt: skip
+
+
 @final
 class WSGICache(Middleware[Application]):
     """A WSGI application that answers from the cache what the standard permits, and passes on the rest.
@@ -66,6 +72,10 @@ class WSGICache(Middleware[Application]):
         reason = self._store.bypass(target)
         if target is None or reason is not None:
             return self._app(environ, _marked(start_response, "bypass", reason))
+        if _ends(environ) and (first := environ["wsgi.input"].read(1)):
+            whole = io.BufferedReader(_Reread(first, environ["wsgi.input"]))
+            marked = _marked(start_response, "bypass", "request-content")
+            return self._app({**environ, "wsgi.input": whole}, marked)
         return self._serve(target, environ, start_response)
 
     def _target(self, method: str, environ: Environ) -> Target | None:
@@ -81,8 +91,9 @@ class WSGICache(Middleware[Application]):
         host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
         scheme = environ["wsgi.url_scheme"]
         return self._store.keys.target(
-            method, scheme, host.strip().encode("latin-1"), raw_path, query, _headers_of(environ), changed
-        )
+            method, scheme, host.strip().encode("latin-1"), raw_path, query, _headers_of(environ), changed,
+            user=_user_of(environ),
+        )  # fmt: skip
 
     def _pass_unsafe(
         self, target: Target | None, environ: Environ, start_response: StartResponse
@@ -137,6 +148,9 @@ class WSGICache(Middleware[Application]):
                     raise
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
                 return _replied(reply, start_response)
+            if relay.asks_again:
+                relay.drop()
+                return self._call(exchange, target, environ, start_response, lead)
             return relay
         except BaseException:
             relay.end(Landing.GONE)
@@ -160,8 +174,8 @@ class _Relay:
     """The response of the application on its way to the server, with a copy while it may be stored."""
 
     __slots__ = (
-        "_exchange", "_first", "_given", "_lead", "_parts", "_result", "_start_response", "_write", "fill",
-        "has_begun",
+        "_exchange", "_first", "_given", "_lead", "_parts", "_result", "_start_response", "_write",
+        "asks_again", "fill", "has_begun",
     )  # fmt: skip
 
     fill: Fill
@@ -177,11 +191,15 @@ class _Relay:
         self._parts: Iterator[bytes] = iter(())
         self._first: list[bytes] = []
         self.has_begun = False
+        #: Whether the application is to be called again, because its 304 was about another response.
+        self.asks_again = False
 
     # -- what the application calls ---------------------------------------------------------------------
 
     def start_response(self, status: str, headers: Fields, *error: Any) -> Callable[[bytes], object]:
         """Take the head of the response, before the first part of its content is there."""
+        if self.asks_again:
+            return len
         if self.has_begun:  # an error after the head was sent: the server raises it
             return self._start_response(status, headers, *error)
         self._given = status, headers, error
@@ -222,11 +240,14 @@ class _Relay:
         fill, exchange = self.fill, self._exchange
         decided = exchange.respond(fill, int(status[:3]), _encoded(headers))
         self.has_begun = True
+        if decided is None:
+            self.asks_again = True
+            return
+        if exchange.replaces:
+            fill.replace(exchange.found.key, exchange.to_put)
         if isinstance(decided, Reply):
-            if exchange.to_put is not None:
-                fill.put(exchange.to_put)
             self._lead.land(exchange.landing)
-            self._drop()
+            self.drop()
             self._parts = iter(_replied(decided, self._start_response))
             self._first.clear()
             return
@@ -277,7 +298,7 @@ class _Relay:
     def close(self) -> None:
         """End the response; a server calls it when the client has all of it, or has gone away."""
         self.end(Landing.GONE)
-        self._drop()
+        self.drop()
 
     def end(self, landing: Landing) -> None:
         """End what is under way. After a complete response, nothing is."""
@@ -285,11 +306,46 @@ class _Relay:
         if hasattr(self, "fill"):
             self.fill.abandon("incomplete")
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Close what the application returned."""
         result, self._result = self._result, ()
         close = getattr(result, "close", None)
         if close is not None:
             close()
+
+
+def _ends(environ: Environ) -> bool:
+    """Return whether the content of a request without a length can be read without waiting for ever.
+
+    Otherwise there is none (PEP 3333, "Input and Error Streams").
+    """
+    if environ.get("wsgi.input_terminated"):
+        return True
+    seekable = getattr(environ.get("wsgi.input"), "seekable", None)
+    return seekable is not None and bool(seekable())
+
+
+@final
+class _Reread(io.RawIOBase):
+    """The content of a request whose first byte was read."""
+
+    def __init__(self, first: bytes, content: Any) -> None:
+        self._first = first
+        self._content = content
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part, self._first = self._first or self._content.read(len(buffer)), b""
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _user_of(environ: Environ) -> str:
+    """Return who asks by what the server has checked; empty for no user."""
+    told = [str(environ.get(name) or "") for name in _OF_A_USER]
+    return repr(told) if any(told) else ""
 
 
 def _headers_of(environ: Environ) -> list[tuple[bytes, bytes]]:
@@ -313,6 +369,8 @@ def _forwarded(environ: Environ, headers: Headers) -> Environ:
         variable = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
         if variable in _CONDITIONS:
             changed[variable] = value.decode("latin-1")
+    if not _ends(environ):
+        changed["wsgi.input"] = io.BytesIO()  # whatever the server has there, no response depends on it
     return changed
 
 

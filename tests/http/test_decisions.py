@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from cachekit.http.answers import answer
+from cachekit.http.keys import tag_of_url
 from cachekit.http.rfc9111 import (
     Head,
     Policy,
@@ -74,6 +75,22 @@ CASES = [
     Case("freshness-max-age", FRESH, cc("max-age=3600")),
     Case("freshness-max-age-stale", REVALIDATE, cc("max-age=2")),
     Case("freshness-max-age-0", UNKNOWN, cc("max-age=0")),
+    Case(
+        "max-age=0 and stale while revalidate", STALE, cc("max-age=0, stale-while-revalidate=7200"), after=60
+    ),
+    Case("max-age=0 and stale if error", REVALIDATE, cc("max-age=0, stale-if-error=600"), after=60),
+    *(
+        Case(f"max-age=0, {says} and no stale response", UNKNOWN, cc(f"max-age=0, {says}"))
+        for says in (
+            "stale-while-revalidate=0",
+            "stale-while-revalidate=x",
+            "stale-while-revalidate",
+            "stale-while-revalidate=60, must-revalidate",
+            "stale-while-revalidate=60, no-cache",
+            "stale-while-revalidate=60, proxy-revalidate",
+            "stale-while-revalidate=60, s-maxage=0",
+        )
+    ),
     Case("freshness-max-age-max-plus", FRESH, cc("max-age=99999999999")),
     Case("freshness-max-age-age", REVALIDATE, cc("max-age=3600", ("Age", "7200"))),
     Case(
@@ -122,6 +139,17 @@ CASES = [
         REVALIDATE,
         [("Date", "Tue, 14 Nov 2023 22:13:10 GMT"), ("Expires", "Tue, 14 Nov 2023 22:13:20 GMT")],
     ),
+    *(
+        Case(f"{field}: {says} for all fields", expected, [DATE, (field, f"max-age=60, {says}")])
+        for field, values in (
+            ("Cache-Control", ('=""', "=", '=","', '=" "', '="*"', "=1", "=true", '="a b"', '="a", {name}')),
+            ("CDN-Cache-Control", ('=""', '=","', '="*"', "=1", "=true")),
+        )
+        for name, expected in (("private", "private"), ("no-cache", REVALIDATE))
+        for says in (f"{name}{value}".format(name=name) for value in values)
+    ),
+    Case("private for a field", FRESH, cc('max-age=3600, private="set-cookie, x"')),
+    Case("no-cache for a field", FRESH, cc("max-age=3600, no-cache=Set-Cookie")),
     Case("heuristic-200-cached", FRESH, [DATE, OLD]),
     Case("heuristic-201-not_cached", "status-201", [DATE, OLD], status=201),
     Case("heuristic-599-not_cached", "status-599", [DATE, OLD], status=599),
@@ -234,19 +262,23 @@ def test_the_decision(case: Case) -> None:
 @pytest.mark.parametrize(
     ("pairs", "asked", "expected"),
     [
-        ([("Foo", "1, 2")], ["foo"], ("1,2",)),
-        ([("Foo", "1"), ("Foo", "2")], ["foo"], ("1,2",)),
-        ([("Foo", " 1,2 ")], ["foo"], ("1,2",)),
+        ([("Accept", "1, 2")], ["accept"], ("1,2",)),
+        ([("Accept", "1"), ("Accept", "2")], ["accept"], ("1,2",)),
+        ([("Accept", " 1,,2, ")], ["accept"], ("1,2",)),
+        ([("Accept", '"a, b",c')], ["accept"], ('"a, b",c',)),
+        ([("Accept", 'a "'), ("Accept", "b")], ["accept"], ('a ",b',)),
         ([], ["foo"], (None,)),
         ([("Foo", "")], ["foo"], ("",)),
-        ([("Accept-Language", "eN,  De")], ["accept-language"], ("de,en",)),
-        ([("Foo", '"a,b",c')], ["foo"], ('"a,b",c',)),
+        ([("Accept-Language", "en,  De")], ["accept-language"], ("en,De",)),
+        ([("Cookie", " a=1, 2,,3, ")], ["cookie"], ("a=1, 2,,3,",)),
+        ([("Referer", "/?a=1,,2")], ["referer"], ("/?a=1,,2",)),
+        ([("Foo", "1"), ("Foo", "2")], ["foo"], ("1\n2",)),
     ],
 )
 def test_selecting_fields_are_normalised(
     pairs: list[tuple[str, str]], asked: list[str], expected: tuple[str | None, ...]
 ) -> None:
-    assert variant(tuple(asked), fields(*pairs)) == expected
+    assert variant(tuple(asked), request(*pairs)) == expected
 
 
 def test_vary_names_every_line_once_and_in_lower_case() -> None:
@@ -409,6 +441,25 @@ def test_a_stored_error_is_no_304() -> None:
 )  # fmt: skip
 def test_which_requests_invalidate(method: str, status: int, expected: bool) -> None:
     assert invalidates(method, status) is expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "is_same"),
+    [
+        ("http://h/a", "http://h:80/b", True),
+        ("http://h:80/a", "http://h/b", True),
+        ("https://h/a", "https://H:443/b", True),
+        ("http://h/a", "http://h:/b", True),
+        ("http://h/a", "http://h:443/b", False),
+        ("https://h/a", "https://h:80/b", False),
+        ("http://h:8080/a", "http://h/b", False),
+        ("http://h/a", "https://h:80/b", False),
+    ],
+)
+def test_a_default_port_names_no_other_origin(asked: str, named: str, is_same: bool) -> None:
+    urls = invalidated_urls(Request("POST", asked, ()), fields(("Location", named)))
+    assert urls == ({named} if is_same else set())
+    assert not urls or tag_of_url(named) == tag_of_url(asked[:-1] + "b")
 
 
 def test_only_urls_of_the_same_origin_are_invalidated() -> None:

@@ -7,6 +7,7 @@ cacheable, without a `Vary`.
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from http_apps import Client, Origin, Page, WSGIOrigin, call, environ_of, fetch,
 from loops import on_a_loop
 
 from cachekit.http import ASGICache, WSGICache
-from cachekit.http.asgi import Receive, Scope, Send
+from cachekit.http.asgi import Application, Receive, Scope, Send
 from cachekit.http.keys import KEYED_FIELDS
 
 #: Fields by which clients or proxies redirect what a framework believes of a request, or tell who asks.
@@ -261,6 +262,231 @@ async def test_the_content_of_a_slow_request_holds_up_no_other() -> None:
         await task
 
 
+# -- variants -------------------------------------------------------------------------------------------
+
+DIFFERENT = [
+    ("Cookie", ["city=Paris, TX", "city=Paris,TX", "city=Paris,,TX,"]),
+    ("Authorization", ["Token a, b", "Token a,b,"]),
+    ("Referer", ["http://a/?ids=1,,2", "http://a/?ids=1,2"]),
+    ("User-Agent", ["a (b, c)", "a (b,c)"]),
+    ("Accept-Language", ["de, en", "en, de"]),
+    ("Foo", ["1, 2", "1,2"]),
+]
+
+
+@pytest.mark.parametrize("how", ["Vary", "vary="])
+@pytest.mark.parametrize(("name", "values"), DIFFERENT)
+@on_a_loop
+async def test_values_that_differ_select_different_pages(name: str, values: list[str], how: str) -> None:
+    fields = [("Cache-Control", "max-age=60, public"), *([("Vary", name)] if how == "Vary" else [])]
+    origin = Origin(lambda scope: Page(fields, dict(scope["headers"])[name.lower().encode()]))
+    app = ASGICache(origin, memory_cache(), vary=[] if how == "Vary" else [name])
+    for value in [*values, *values]:
+        assert (await fetch(app, headers=[(name, value)])).body == value.encode()
+    assert origin.count == len(values)
+
+
+def test_white_space_in_a_list_and_around_a_value_selects_nothing() -> None:
+    origin = WSGIOrigin(Page((FRESH, ("Vary", "Accept, Foo"))))
+    app = WSGICache(origin, memory_cache())
+    for accept, foo in (("a,b", "x"), ("a, b", " x "), (" a ,b", "x")):
+        call(app, headers=[("Accept", accept), ("Foo", foo)])
+    assert origin.count == 1
+
+
+# -- users that the server knows ------------------------------------------------------------------------
+
+
+def of_user(app: WSGICache, **variables: str) -> tuple[bytes, str]:
+    told: dict[str, str] = {}
+
+    def start(status: str, fields: list[tuple[str, str]]) -> Callable[[bytes], object]:
+        told.update(fields)
+        return len
+
+    body = b"".join(app(environ_of("/", "GET", ()) | variables, start))
+    return body, told.get("Cache-Status") or told["cache-status"]
+
+
+@pytest.mark.parametrize("name", ["REMOTE_USER", "AUTH_TYPE", "LOGON_USER", "AUTH_USER", "SSL_CLIENT_S_DN"])
+def test_a_page_for_a_user_whom_the_server_has_checked_is_not_stored(name: str) -> None:
+    app = WSGICache(
+        WSGIOrigin(lambda environ: Page((FRESH,), environ.get(name, "").encode())), memory_cache()
+    )
+    for user in ("alice", "bob"):
+        assert of_user(app, **{name: user}) == (user.encode(), "cachekit; fwd=uri-miss; detail=authorization")
+    assert of_user(app, **{name: ""}) == (b"", "cachekit; fwd=uri-miss; stored")
+    # And one for no user is no answer to a user.
+    assert of_user(app, **{name: "alice"})[0] == b"alice"
+    assert of_user(app)[1].startswith("cachekit; hit")
+
+
+def test_a_user_whom_the_server_has_checked_counts_as_authorization() -> None:
+    def page(environ: dict[str, Any]) -> Page:
+        said = environ.get("HTTP_AUTHORIZATION", "") + environ.get("REMOTE_USER", "")
+        return Page((("Cache-Control", "public, max-age=60"), ("Vary", "Authorization")), said.encode())
+
+    origin = WSGIOrigin(page)
+    app = WSGICache(origin, memory_cache())
+    for _ in range(2):
+        for user in ("alice", "bob"):
+            assert of_user(app, REMOTE_USER=user)[0] == user.encode()
+            assert of_user(app, HTTP_AUTHORIZATION=user)[0] == user.encode()
+    assert origin.count == 4
+
+
+class User:
+    def __init__(self, is_authenticated: bool) -> None:
+        self.is_authenticated = is_authenticated
+
+
+@pytest.mark.parametrize(
+    ("extra", "is_stored"),
+    [
+        ({"user": User(True)}, False),
+        ({"user": "alice"}, False),
+        ({"user": User(False)}, True),
+        ({"user": None}, True),
+        ({"extensions": {"tls": {"client_cert_name": "CN=alice"}}}, False),
+        ({"extensions": {"tls": {"client_cert_chain": ["alice"]}}}, False),
+        ({"extensions": {"tls": {"client_cert_name": None, "client_cert_chain": ()}}}, True),
+    ],
+)
+@on_a_loop
+async def test_a_user_whom_an_asgi_server_or_middleware_has_checked(
+    extra: dict[str, Any], is_stored: bool
+) -> None:
+    cached = ASGICache(Origin(), memory_cache())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await cached({**scope, **extra}, receive, send)
+
+    assert (await fetch(app)).is_stored is is_stored
+
+
+# -- content without a length ---------------------------------------------------------------------------
+
+
+async def echoing(scope: Scope, receive: Receive, send: Send) -> None:
+    """A page that shows the content of its request."""
+    content, more = b"", True
+    while more:
+        message = await receive()
+        assert message["type"] == "http.request"
+        content += message["body"]
+        more = message["more_body"]
+    await Origin(Page((FRESH,), b"page" + content))(scope, receive, send)
+
+
+def over_http2(app: Application) -> Application:
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "http_version": "2"}, receive, send)
+
+    return called
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize("parts", [[b"evil"], [b"", b"evil"], [b"e", b"vil"], [b"evil", b""]], ids=repr)
+@on_a_loop
+async def test_content_without_a_length_shapes_no_page(version: str, parts: list[bytes]) -> None:
+    """As HTTP/2 has it: only the messages of the client tell that there is content."""
+    cached = ASGICache(echoing, memory_cache())
+    app = over_http2(cached) if version == "2" else cached
+    fat = Client(app)
+    messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    messages[-1]["more_body"] = False
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    fat._receive = receive  # type: ignore[method-assign]
+    got = await fat.run()
+    assert (got.body, got.cache_status) == (b"pageevil", "cachekit; fwd=bypass; detail=request-content")
+    assert (await fetch(app)).body == b"page"
+    assert (await fetch(app)).is_hit
+
+
+@on_a_loop
+async def test_content_over_http2_is_passed_on_though_the_page_is_stored() -> None:
+    app = over_http2(ASGICache(echoing, memory_cache()))
+    assert (await fetch(app)).is_stored
+    got = await fetch(app, body=b"mine")
+    assert (got.body, got.cache_status) == (b"pagemine", "cachekit; fwd=bypass; detail=request-content")
+    assert (await fetch(app)).body == b"page"
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@on_a_loop
+async def test_content_that_comes_late_shapes_no_page_and_holds_up_no_other(version: str) -> None:
+    cached = ASGICache(echoing, memory_cache())
+    app = over_http2(cached) if version == "2" else cached
+    late, sent = Client(app), asyncio.Event()
+    messages = [{"type": "http.request", "body": b"evil", "more_body": False}]
+
+    async def receive() -> Any:
+        await sent.wait()
+        return messages.pop(0)
+
+    late._receive = receive  # type: ignore[method-assign]
+    task = asyncio.create_task(late.run())
+    await asyncio.sleep(0)
+    assert (await asyncio.wait_for(fetch(app), 20)).body == b"page"
+    await asyncio.sleep(1.1)  # longer than the cache waits
+    sent.set()
+    assert "detail=request-content" in (await task).cache_status
+    assert (await fetch(app)).body == b"page"
+
+
+@on_a_loop
+async def test_a_client_that_goes_away_before_its_content_leaves_nothing() -> None:
+    app = over_http2(ASGICache(echoing, memory_cache()))
+    client = Client(app)
+    asked = asyncio.Event()
+
+    async def receive() -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    client._receive = receive  # type: ignore[method-assign]
+    task = asyncio.create_task(client.run())
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(asyncio.all_tasks()) == 1
+    assert (await fetch(app)).body == b"page"
+
+
+class Unseekable(io.BytesIO):
+    def seekable(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("stream", "is_terminated", "got"),
+    [(Unseekable, True, b"pageevil"), (io.BytesIO, False, b"pageevil"), (Unseekable, False, b"page")],
+    ids=["terminated", "seekable", "endless"],
+)
+def test_content_without_a_length_shapes_no_page_of_a_wsgi_application(
+    stream: type[io.BytesIO], is_terminated: bool, got: bytes
+) -> None:
+    """What the server has for an application that reads more than PEP 3333 permits."""
+    app = WSGICache(
+        WSGIOrigin(lambda environ: Page((FRESH,), b"page" + environ["wsgi.input"].read())), memory_cache()
+    )
+
+    def ask(content: bytes) -> bytes:
+        environ = environ_of("/", "GET", ()) | {"wsgi.input": stream(content)}
+        if is_terminated:
+            environ["wsgi.input_terminated"] = True
+        return b"".join(app(environ, lambda *_: len))
+
+    assert ask(b"evil") == got
+    assert ask(b"") == b"page"
+    assert ask(b"evil") == got
+    assert ask(b"") == b"page"
+
+
 @on_a_loop
 async def test_fields_that_tell_requests_apart_are_no_part_of_a_key() -> None:
     origin = Origin()
@@ -272,6 +498,48 @@ async def test_fields_that_tell_requests_apart_are_no_part_of_a_key() -> None:
     assert origin.count == 1
     await fetch(app, headers=[("X-Other", "1")])
     assert origin.count == 2
+
+
+UNDERSCORED = (
+    "X_Forwarded_Host", "X-Forwarded_Host", "Remote_User", "Api_Key", "Accept_Language", "If_None_Match",
+    "Content_Type",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNDERSCORED)
+@pytest.mark.parametrize("vary", ["Accept-Language", "accept_language"])
+@on_a_loop
+async def test_an_underscore_is_a_hyphen_for_an_application_with_variables(name: str, vary: str) -> None:
+    """As for one that runs behind a bridge to WSGI."""
+
+    def page(scope: Scope) -> Page:
+        variables = {field.decode().upper().replace("-", "_"): value for field, value in scope["headers"]}
+        return Page((FRESH, ("Vary", vary)), variables.get(name.upper().replace("-", "_"), b"page"))
+
+    app = ASGICache(Origin(page), memory_cache())
+    for _ in range(2):
+        assert (await fetch(app, headers=[(name, "evil")])).body == b"evil"
+        assert (await fetch(app)).body == b"page"
+    assert (await fetch(app)).is_hit
+
+
+def test_a_vary_with_underscores_selects_by_the_field() -> None:
+    def page(environ: dict[str, Any]) -> Page:
+        return Page((FRESH, ("Vary", "Session_Kind")), environ.get("HTTP_SESSION_KIND", "").encode())
+
+    app = WSGICache(WSGIOrigin(page), memory_cache())
+    for kind in ("a", "b", "a"):
+        assert call(app, headers=[("Session-Kind", kind)]).body == kind.encode()
+    assert call(app, headers=[("Session-Kind", "b")]).is_hit
+
+
+@on_a_loop
+async def test_fields_to_ignore_may_have_underscores() -> None:
+    origin = Origin()
+    app = ASGICache(origin, memory_cache(), ignore=["x_edge", "Request-Number"])
+    for name in ("X-Edge", "X_Edge", "Request_Number", "X_Request_Id", "X_Forwarded_For"):
+        await fetch(app, headers=[(name, name)])
+    assert origin.count == 1
 
 
 @on_a_loop

@@ -297,3 +297,17 @@ def test_tasks_that_ask_together_fetch_once(server: Server) -> None:
 
     asyncio.run(main())
     assert server.count == 1
+
+
+def test_content_without_a_length_is_passed_on() -> None:
+    """As a client may send it over HTTP/2."""
+    from cachekit.http import CachedTransport
+
+    transport = httpx.MockTransport(lambda asked: httpx.Response(200, headers=FRESH, content=asked.read()))
+    client = httpx.Client(transport=CachedTransport(memory_cache(), transport))
+    for content in (b"evil", b"", b"evil", b""):
+        asked = client.build_request("GET", "http://example.com/", content=content)
+        asked.headers.pop("Content-Length", None)
+        got = client.send(asked)
+        assert got.content == content
+        assert ("detail=request-content" in got.headers["cache-status"]) is bool(content)
