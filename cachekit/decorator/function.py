@@ -283,13 +283,16 @@ class CachedCall:
 
     def slow_path(self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the result of a call that the fast path did not serve."""
+        # At the end of the interpreter a finalizer may still call it. Nothing can be imported or opened then,
+        # and the variables of modules may be None.
+        if sys is None or sys.is_finalizing():
+            return self._function(*args, **kwargs)
         player = playing.player
         if player is not None:
             return self._ask(player, args, kwargs)
         if fast_path.is_observed:
             return self._observed(args, kwargs)
-        # At the end of the interpreter a finalizer may still call it, and nothing can be imported or opened.
-        cache = None if sys.is_finalizing() else self._source.current()
+        cache = self._source.current()
         if cache is None:
             return self._function(*args, **kwargs)
         if cache.closed or self._level is not _ALL:
