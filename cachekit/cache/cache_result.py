@@ -11,11 +11,11 @@ from cachekit.runtime.program import program
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Never, ParamSpec, TypeVar, overload
+    from typing import Any, Never, ParamSpec, TypeVar, Unpack, overload
 
     from cachekit.cache.intelligent import IntelligentCache
     from cachekit.decorator.source import CacheSource
-    from cachekit.decorator.types import CacheDecorator, CachedFunction
+    from cachekit.decorator.types import CacheDecorator, CachedFunction, CacheOptions
     from cachekit.loading.options import LoadOptions, Prefetch
     from cachekit.model.types import TTL, Tags
 
@@ -30,21 +30,7 @@ if TYPE_CHECKING:
     def cache_result(function: Callable[P, R], /) -> CachedFunction[P, R]: ...
     @overload
     def cache_result(
-        *,
-        ttl: TTL | Callable[[Any], TTL] = ...,
-        cache_level: CacheLevel = ...,
-        key_func: Callable[..., str] | None = ...,
-        tags: Tags | Callable[..., Tags] | None = ...,
-        cache: IntelligentCache | None = ...,
-        name: str | None = ...,
-        version: str = ...,
-        ignore: tuple[str, ...] = ...,
-        store_if: Callable[[Any], bool] | None = ...,
-        stale_ttl: TTL = ...,
-        jitter: float = ...,
-        load: LoadOptions | None = ...,
-        copy: bool = ...,
-        prefetch: bool | Prefetch = ...,
+        *, cache: IntelligentCache | None = ..., **options: Unpack[CacheOptions]
     ) -> CacheDecorator: ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Never, ParamSpec, TypeVar, final, overload
+from typing import Any, Never, ParamSpec, TypeVar, Unpack, final, overload
 
 from cachekit.cache.config import tiers_of
 from cachekit.cache.fill import Fill
@@ -17,7 +17,7 @@ from cachekit.cache.region import Region
 from cachekit.coherence.conditional_writes import add, update
 from cachekit.decorator.function import decorator_for
 from cachekit.decorator.source import FixedSource, playing
-from cachekit.decorator.types import CacheDecorator, CachedFunction
+from cachekit.decorator.types import CacheDecorator, CachedFunction, CacheOptions
 from cachekit.health import Health, HealthMonitor, Thresholds, assess
 from cachekit.loading.core import CacheCore
 from cachekit.loading.options import OFF, LoadOptions, Prefetch, checked_prefetch
@@ -865,24 +865,7 @@ class IntelligentCache:
     @overload
     def cached(self, function: Callable[P, V], /) -> CachedFunction[P, V]: ...
     @overload
-    def cached(
-        self,
-        /,
-        *,
-        ttl: TTL | Callable[[Any], TTL] = ...,
-        cache_level: CacheLevel = ...,
-        key_func: Callable[..., str] | None = ...,
-        tags: Tags | Callable[..., Tags] | None = ...,
-        name: str | None = ...,
-        version: str = ...,
-        ignore: tuple[str, ...] = ...,
-        store_if: Callable[[Any], bool] | None = ...,
-        stale_ttl: TTL = ...,
-        jitter: float = ...,
-        load: LoadOptions | None = ...,
-        copy: bool = ...,
-        prefetch: bool | Prefetch = ...,
-    ) -> CacheDecorator: ...
+    def cached(self, /, **options: Unpack[CacheOptions]) -> CacheDecorator: ...
 
     def cached(
         self,

@@ -15,13 +15,16 @@ from typing import (
     Never,
     ParamSpec,
     Protocol,
+    TypedDict,
     TypeVar,
     final,
     overload,
 )
 
 if TYPE_CHECKING:
+    from cachekit.loading.options import LoadOptions, Prefetch
     from cachekit.loading.predictor import PrefetchInfo
+    from cachekit.model.types import TTL, CacheLevel, Tags
 
 from cachekit.model.reports import Explanation
 
@@ -200,6 +203,24 @@ class AsyncCachedFunction(CachedFunction[P, Coroutine[Any, Any, T_co]], Protocol
 
     `cache_info` and `key` return at once. The methods that may call a tier are awaited.
     """
+
+
+class CacheOptions(TypedDict, total=False):
+    """The parameters of `cache_result`, and of the `cached` of a cache, for type checkers."""
+
+    ttl: TTL | Callable[[Any], TTL]
+    cache_level: CacheLevel
+    key_func: Callable[..., str] | None
+    tags: Tags | Callable[..., Tags] | None
+    name: str | None
+    version: str
+    ignore: tuple[str, ...]
+    store_if: Callable[[Any], bool] | None
+    stale_ttl: TTL
+    jitter: float
+    load: LoadOptions | None
+    copy: bool
+    prefetch: bool | Prefetch
 
 
 class CacheDecorator(Protocol):
