@@ -57,8 +57,8 @@ def test_off_by_default(tmp_path: Path) -> None:
     assert "1 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
-ON_TESTS = """
-import sys
+#: The beginning of tests that are run: a cached function, and what it was called with.
+PRICED = """
 import cachekit, pytest
 
 calls = []
@@ -67,6 +67,12 @@ calls = []
 def price(item):
     calls.append(item)
     return len(calls)
+"""
+
+ON_TESTS = (
+    PRICED
+    + """
+import sys
 
 @pytest.mark.cachekit
 @pytest.mark.parametrize("again", [1, 2])
@@ -102,6 +108,7 @@ def test_no_redis():
     assert not {name for name in sys.modules if name.partition(".")[0] == "redis"}
     assert not cachekit.cache.default._overriding
 """
+)
 
 
 def test_the_marker_and_the_clock(tmp_path: Path) -> None:
@@ -117,15 +124,9 @@ def test_also_named_in_a_conftest(tmp_path: Path) -> None:
     assert "7 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
-CLOCK_TESTS = """
-import cachekit, pytest
-
-calls = []
-
-@cachekit.cache_result(ttl=60)
-def price(item):
-    calls.append(item)
-    return len(calls)
+CLOCK_TESTS = (
+    PRICED
+    + """
 
 def expires(clock):
     first = price("a")
@@ -170,6 +171,7 @@ class TestOwnCache:
 def test_nothing_is_left():
     assert not cachekit.cache.default._overriding
 """
+)
 
 
 def test_the_clock_brings_the_cache_that_goes_by_it(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ class Exchange:
         if stored is not None and status == 304 and self._conditional:
             fill.abandon("validated")
             if not is_of(head, stored):
-                self.found = self.found._replace(stored=None)
+                self.found = Found(self.found.key, None, self.found.missed)
                 self._changed, self._conditional = True, False
                 return None
             return self._validated(freshen(stored, head))

@@ -418,7 +418,15 @@ async def test_content_over_http2_is_passed_on_though_the_page_is_stored() -> No
 @pytest.mark.parametrize("version", ["1.1", "2"])
 @on_a_loop
 async def test_content_that_comes_late_shapes_no_page_and_holds_up_no_other(version: str) -> None:
-    cached = ASGICache(echoing, memory_cache())
+    calls, is_passed_on = [], asyncio.Event()
+
+    async def origin(scope: Scope, receive: Receive, send: Send) -> None:
+        calls.append(scope)
+        if len(calls) == 2:  # the first is that of the other client
+            is_passed_on.set()
+        await echoing(scope, receive, send)
+
+    cached = ASGICache(origin, memory_cache())
     app = over_http2(cached) if version == "2" else cached
     late, sent = Client(app), asyncio.Event()
     messages = [{"type": "http.request", "body": b"evil", "more_body": False}]
@@ -431,7 +439,7 @@ async def test_content_that_comes_late_shapes_no_page_and_holds_up_no_other(vers
     task = asyncio.create_task(late.run())
     await asyncio.sleep(0)
     assert (await asyncio.wait_for(fetch(app), 20)).body == b"page"
-    await asyncio.sleep(1.1)  # longer than the cache waits
+    await asyncio.wait_for(is_passed_on.wait(), 20)
     sent.set()
     assert "detail=request-content" in (await task).cache_status
     assert (await fetch(app)).body == b"page"
