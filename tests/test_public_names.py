@@ -97,7 +97,8 @@ def test_a_decorated_function_loads_no_cache() -> None:
     loaded = loaded_by(_DECORATED)
     assert {name.removeprefix("cachekit.") for name in loaded if name.startswith("cachekit")} == {
         "cachekit", "cache", "cache.cache_result", "cache.default", "decorator", "decorator.code_version",
-        "decorator.fast_path", "decorator.function", "decorator.identity", "decorator.key_encoding",
+        "decorator.fast_path", "decorator.function", "decorator.homes", "decorator.identity",
+        "decorator.key_encoding",
         "decorator.large_arguments", "decorator.naming", "decorator.signature", "decorator.source", "errors",
         "model", "model.display",
         "model.types", "model.validation", "runtime", "runtime.fork", "runtime.program",

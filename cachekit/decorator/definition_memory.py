@@ -12,7 +12,7 @@ from operator import is_
 from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MemberDescriptorType
 
 from cachekit.decorator.definition_parts import LEFT_OUT, annotations_of, is_sunder
-from cachekit.decorator.naming import home_of
+from cachekit.decorator.homes import home_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

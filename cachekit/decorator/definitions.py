@@ -26,7 +26,8 @@ from cachekit.decorator.definition_parts import (
     namespace_of,
     package_of,
 )
-from cachekit.decorator.naming import Unkeyable, home_of, is_fixed, is_python_class, qualified_name
+from cachekit.decorator.homes import home_of
+from cachekit.decorator.naming import Unkeyable, is_fixed, is_python_class, qualified_name
 from cachekit.decorator.object_state import attributes
 from cachekit.decorator.standard_values import parts_of
 from cachekit.runtime.program import is_standard
@@ -199,18 +200,19 @@ class _Definition:
             return f"<{qualified_name(kind)}:{self.text(parts, depth - 1)}>"
         if not is_python_class(kind) and hasattr(kind, "__objclass__"):  # a slot, or a method in C
             return f"<{kind.__name__} {value.__name__}>"
-        standard = parts_of(value, kind)
-        if standard is not None:
-            if kind.__name__ != "TypeAliasType":
-                return f"<{qualified_name(kind)}:{self.text(standard, depth - 1)}>"
-            short = f"<{qualified_name(kind)} {value.__name__}>"
-            return self._once(
-                id(value), short, lambda: f"<{qualified_name(kind)}:{self.text(standard, depth - 1)}>"
-            )
+        if kind.__name__ == "TypeAliasType":
+            return self._once(id(value), f"<alias {value.__name__}>", lambda: self._standard(value, depth))
+        standard = self._standard(value, depth)
+        if standard:
+            return standard
         try:
             return self._encode(value)
         except Unkeyable:
             return self._object(value, kind, depth)
+
+    def _standard(self, value: Any, depth: int) -> str:
+        parts = parts_of(value, type(value))
+        return "" if parts is None else f"<{qualified_name(type(value))}:{self.text(parts, depth - 1)}>"
 
     def _object(self, value: Any, kind: type, depth: int) -> str:
         # What a class keeps to describe itself, such as a field of a dataclass: by its attributes.

@@ -12,6 +12,7 @@ since (see `tiers.memory.store`), so the fast path needs no bookkeeping. It hand
 
 from __future__ import annotations
 
+import sys
 from weakref import ref
 
 from cachekit.model.types import CHANGES, FOREVER
@@ -47,10 +48,14 @@ if TYPE_CHECKING:
 
 
 def raise_interrupt(error: Exception) -> None:
-    """Do what `interrupts.raise_interrupt` does. It is imported after an error only."""
-    from cachekit.runtime import interrupts
+    """Do what `interrupts.raise_interrupt` does. It is imported after an error only.
 
-    interrupts.raise_interrupt(error)
+    At the end of the interpreter nothing can be imported.
+    """
+    if not sys.is_finalizing():
+        from cachekit.runtime import interrupts
+
+        interrupts.raise_interrupt(error)
 
 
 class _KeywordMark:
@@ -68,7 +73,7 @@ _NO_CALL: Final = (object(),)
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes, _KeywordMark})
 _LONGEST: Final = 1024  # characters and bytes of all arguments of a call
 _MOST_ARGUMENTS: Final = 64
-_MOST_CALLS: Final = 8  # that have slots for one entry
+_MOST_CALLS: Final = 32  # that have slots for one entry
 
 
 def _extent(argument: Any) -> int:
@@ -156,19 +161,14 @@ class FastPath:
             # two that threads add at once.
             slots.clear()
         try:
-            calls = held.calls
-            if calls is None:
-                calls = held.calls = {}
-            elif len(calls) >= _MOST_CALLS:
-                calls = held.calls = {
-                    one: path
-                    for one, path in list(calls.items())
-                    if (named := path()) is not None and named.has(one[1], held)
-                }
+            if not self.has(call_key, held):
+                calls = held.calls
                 if len(calls) >= _MOST_CALLS:
-                    return  # its calls differ in arguments that are ignored, and hardly any comes again
+                    calls = tuple(one for one in calls if (path := one[0]()) and path.has(one[1], held))
+                    if len(calls) >= _MOST_CALLS:
+                        return  # its calls differ in arguments that are ignored
+                held.calls = (*calls, (ref(self), call_key))
             slots[call_key] = FastPathSlot(held, kinds)
-            calls[id(self), call_key] = ref(self)
         except Exception as error:  # noqa: BLE001  # `python -bb` compares no str with bytes of its hash
             raise_interrupt(error)
         if held.deadline == -FOREVER:  # it left during the lines above, and may not know this slot

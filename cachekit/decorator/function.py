@@ -321,6 +321,8 @@ class CachedCall:
         self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Return what `slow_path` does, for a coroutine function."""
+        if sys is None or sys.is_finalizing():
+            return await self._function(*args, **kwargs)
         player = playing.player
         if player is not None:
             return await self._ask_async(player, args, kwargs)

@@ -14,6 +14,7 @@ from itertools import count
 from types import FunctionType
 
 from cachekit.decorator.code_version import unwrapped, version_of
+from cachekit.decorator.homes import remember_main
 from cachekit.decorator.key_encoding import encode, identity_of, name_of, unclear_name
 from cachekit.decorator.naming import Unkeyable
 from cachekit.model.validation import checked_key
@@ -87,6 +88,7 @@ def identify(subject: Subject, name: str | None, has_key_func: bool) -> tuple[st
     Raises:
         TypeError, ValueError: `name` is no key, or a decorator of the function holds what has no identity.
     """
+    remember_main()  # its classes may be arguments when it has ended
     holder = subject.holder if _is_keyable(subject.holder) else None
     if name is not None:
         return checked_key(name, "name"), False, holder

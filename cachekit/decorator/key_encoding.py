@@ -325,7 +325,7 @@ def _encode_further(further: dict[str, object], depth: int) -> str:
     for name, part in sorted(further.items(), key=lambda item: str(item[0])):
         try:
             # A name that was set by `setattr` may have any text, and one in the dict any type.
-            shown = name if type(name) is str and name.isidentifier() else encode(name, depth)
+            shown = name if type(name) is str and name.isidentifier() else f"[{encode(name, depth)}]"
             texts.append(f"{shown}={encode(part, _deeper(depth))}")
         except Unkeyable as error:
             raise Unkeyable(f"its attribute {name!r}: {error}") from None

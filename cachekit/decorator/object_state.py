@@ -78,10 +78,17 @@ def _has_fields_in_c(kind: type) -> bool:
         (kind.__weakrefoffset__, base.__weakrefoffset__),
     ):
         places -= _POINTER * (offset > 0 and not inherited)
+    if places <= 0:
+        return False
     slots = vars(kind).get("__slots__", ())
     declared = 1 if isinstance(slots, str) else sum(name not in {"__dict__", "__weakref__"} for name in slots)
-    found = sum(type(slot) is MemberDescriptorType for slot in vars(kind).values()) if slots else 0
-    return places > _POINTER * max(declared, found)  # a descriptor may be gone, or a list of names used up
+    if places <= _POINTER * declared:
+        return False
+    if "__slots__" not in vars(kind):
+        return True
+    # The names may have been an iterator, which is used up.
+    found = sum(type(slot) is MemberDescriptorType for slot in vars(kind).values())
+    return places > _POINTER * found
 
 
 def _is_cached_property(kind: type, name: str) -> bool:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, ModuleType
+from operator import attrgetter, itemgetter
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MethodDescriptorType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 
 from cachekit.decorator.code_version import VARARGS, VARKEYWORDS
 from cachekit.decorator.naming import is_fixed
@@ -14,25 +21,19 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 
-_CONSTANT: Final = frozenset(
-    {
-        type(None),
-        bool,
-        int,
-        float,
-        complex,
-        str,
-        bytes,
-        range,
-        type(...),
-        type(NotImplemented),
-        MethodDescriptorType,
-    }
-)
-# Modules whose values do not change. Only a context of decimal does.
-_CONSTANT_MODULES: Final = frozenset(
-    {"datetime", "decimal", "fractions", "ipaddress", "pathlib", "pathlib._local", "re", "uuid", "zoneinfo"}
-)
+_CONSTANT: Final = frozenset({
+    type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented),
+    MethodDescriptorType, WrapperDescriptorType, itemgetter, attrgetter,
+})  # fmt: skip
+# By name, so that their modules are not loaded.
+_CONSTANT_NAMES: Final = frozenset({
+    *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(("ipaddress", f"IPv{n}{what}") for n in (4, 6) for what in ("Address", "Network", "Interface")),
+    *((module, f"{system}Path") for module in ("pathlib", "pathlib._local")
+      for system in ("Posix", "Windows", "PurePosix", "PureWindows")),
+    ("decimal", "Decimal"), ("fractions", "Fraction"), ("re", "Pattern"), ("uuid", "UUID"),
+    ("zoneinfo", "ZoneInfo"),
+})  # fmt: skip
 
 
 class Signature:
@@ -176,5 +177,5 @@ def _is_constant(value: Any) -> bool:
     if hasattr(kind, "__members__"):
         return True
     if kind is BuiltinFunctionType:  # `len`, but not the method of an object
-        return value.__self__ is None or isinstance(value.__self__, ModuleType)
-    return kind in _CONSTANT or (kind.__module__ in _CONSTANT_MODULES and kind.__name__ != "Context")
+        return isinstance(value.__self__, ModuleType)
+    return kind in _CONSTANT or (kind.__module__, kind.__name__) in _CONSTANT_NAMES

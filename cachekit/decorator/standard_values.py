@@ -10,7 +10,7 @@ from __future__ import annotations
 from cachekit.decorator.code_version import int_text
 from cachekit.decorator.naming import Unkeyable, is_python_class, qualified_name
 from cachekit.decorator.object_state import attributes, solid_base
-from cachekit.runtime.program import is_standard
+from cachekit.runtime.program import is_standard, real_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,9 +59,12 @@ def parts_of(value: Any, kind: type) -> object:
 
 def _zoned(value: Any, _: type) -> object:
     # A date or time whose zone is of another library. The zone's rules at this moment are part of it, too.
-    zone = value.tzinfo
-    rules = value.utcoffset(), value.dst(), value.tzname()
-    return str(value.replace(tzinfo=None)), value.fold, zone, rules
+    return str(value.replace(tzinfo=None)), value.fold, *zone_of(value)
+
+
+def zone_of(value: Any) -> tuple[object, ...]:
+    """Return the zone of a date or time, and the rules of the zone at that moment."""
+    return value.tzinfo, (value.utcoffset(), value.dst(), value.tzname())
 
 
 def _zone(value: Any, kind: type) -> object:
@@ -120,10 +123,19 @@ def _alias(value: Any, _: type) -> object:
 def _type_variable(value: Any, _: type) -> object:
     names = ("__name__", "__bound__", "__constraints__", "__covariant__", "__contravariant__")
     default = getattr(value, "__default__", None)
-    module = getattr(value, "__module__", None)
-    if module == "__mp_main__":  # as the main module is called in a child that was spawned
-        module = "__main__"
+    module = real_module(getattr(value, "__module__", None))
     return module, *(getattr(value, name, None) for name in names), None if _is_mark(default) else default
+
+
+def _type_alias(value: Any, _: type) -> object:
+    # What it stands for is evaluated now, and may be for type checkers alone.
+    try:
+        return value.__name__, value.__value__
+    except Exception as error:  # noqa: BLE001  # evaluating it may raise anything
+        from cachekit.runtime.interrupts import raise_interrupt
+
+        raise_interrupt(error)
+        return (value.__name__,)
 
 
 def _forward_reference(value: Any, _: type) -> object:
@@ -172,9 +184,11 @@ _READERS: Final = {
     ("typing", "ParamSpecKwargs"): lambda value, _: value.__origin__,
     ("typing", "ForwardRef"): _forward_reference,
     ("annotationlib", "ForwardRef"): _forward_reference,  # from Python 3.14 on
-    ("typing", "NewType"): lambda value, _: (value.__module__, value.__qualname__, value.__supertype__),
-    ("typing", "TypeAliasType"): lambda value, _: (value.__name__, value.__value__),
-    ("typing_extensions", "TypeAliasType"): lambda value, _: (value.__name__, value.__value__),
+    ("typing", "NewType"): lambda value, _: (
+        (real_module(value.__module__), value.__qualname__, value.__supertype__)
+    ),
+    ("typing", "TypeAliasType"): _type_alias,
+    ("typing_extensions", "TypeAliasType"): _type_alias,
     ("functools", "partial"): lambda value, kind: (
         (value.func, value.args, value.keywords, attributes(value, kind))
     ),

@@ -11,6 +11,7 @@ import sys
 
 from cachekit.decorator.naming import Unkeyable
 from cachekit.decorator.object_state import attributes
+from cachekit.decorator.standard_values import zone_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def _items(value: Any) -> object:
 
 def _moment(value: Any, kind: type) -> object:
     # A time or span of pandas: a number of units, such as nanoseconds, and the zone with its rules then.
-    moment, zone = value.asm8, getattr(value, "tzinfo", None)
-    rules = None if zone is None else (zone, value.utcoffset().total_seconds(), value.tzname(), value.fold)
-    return moment.dtype.str, int(moment.view("i8")), rules, attributes(value, kind)
+    moment = value.asm8
+    zone = zone_of(value) if getattr(value, "tzinfo", None) is not None else None
+    return moment.dtype.str, int(moment.view("i8")), zone, attributes(value, kind)
 
 
 def _fields(value: Any, kind: Any) -> object:

@@ -75,6 +75,11 @@ def program_name() -> str | None:
     return f"{readable[:40]}-{blake2b(os.fsencode(place), digest_size=6).hexdigest()}"
 
 
+def real_module(name: str | None) -> str | None:
+    """Return the name of a module, as it is in the parent of a process that was spawned."""
+    return "__main__" if name == "__mp_main__" else name
+
+
 def shell() -> str:
     """Return a name for the main module of a shell: functions of the shells of one directory share it."""
     return f"shell:{_directory}"

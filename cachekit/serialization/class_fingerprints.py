@@ -38,7 +38,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from cachekit.errors import UnreadableError
 from cachekit.runtime.interrupts import is_interrupt
-from cachekit.runtime.program import is_standard
+from cachekit.runtime.program import is_standard, real_module
 
 #: From the names of a class to what has these names now; raises if there is nothing, or it may not be used.
 Find: TypeAlias = Callable[[str, str], object]
@@ -267,7 +267,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def _name(kind: Any) -> str:
-    module = "__main__" if kind.__module__ == "__mp_main__" else kind.__module__
+    module = real_module(kind.__module__)
     return str(kind.__qualname__) if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 

@@ -43,19 +43,16 @@ class MemoryEntry:
     accesses: int
     tags: frozenset[str]
     shared_fence: EntryFence | None  # serve the value only while this is current; None means always
-    # The slots that name this entry: by the id of a fast path and the key there, a weak reference to it.
-    calls: dict[tuple[int, Any], ref[Any]] | None
+    calls: tuple[tuple[ref[Any], Any], ...]  # fast paths, and the keys of their slots that name this entry
 
     def let_go(self) -> None:
         """Drop the value of an entry that was removed, and the slots that name it. No lock is held."""
         self.value = None
-        calls = self.calls
-        if calls is not None:
-            self.calls = None
-            for (_, call), reference in list(calls.items()):
-                fast_path = reference()
-                if fast_path is not None:
-                    fast_path.forget(call, self)
+        calls, self.calls = self.calls, ()
+        for reference, call in calls:
+            fast_path = reference()
+            if fast_path is not None:
+                fast_path.forget(call, self)
 
 
 @final

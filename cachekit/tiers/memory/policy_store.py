@@ -234,7 +234,7 @@ class PolicyStore(Store):
                     return False
             held = _Weighed()
             held.key = key
-            held.calls = None
+            held.calls = ()
             held.value = value
             held.created = held.last = created
             held.ttl = ttl

@@ -349,7 +349,7 @@ class Store(RemovalMixin):
                     if held is None:
                         held = MemoryEntry()
                         held.key = key
-                        held.calls = None
+                        held.calls = ()
                         before = tags
                         live = False
                     else:

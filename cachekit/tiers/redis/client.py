@@ -183,12 +183,9 @@ class Client:
         Raises:
             TierUnavailableError: the server did not answer.
         """
-        commands = [("GET", one) for one in (name, *others)]
-        found, *more = self._answers([(is_value, command) for command in commands])
-        return (
-            FOREIGN if _is_foreign(found) else self._checked(found, commands[0]),
-            [None if _is_foreign(one) else self._checked(one, commands[0]) for one in more],
-        )
+        first, last = ("GET", name), ("MGET", *others)
+        found, more = self._answers([(is_value, first), (values(len(others)), last)])
+        return FOREIGN if _is_foreign(found) else self._checked(found, first), self._checked(more, last)
 
     def read_many(self, names: Sequence[bytes]) -> list[bytes | None]:
         """Return what is stored there, None for nothing, or no string. One round trip per 500."""

@@ -169,10 +169,7 @@ class ConnectionPool(LentConnections):
         try:
             return read_reply(line, data)
         finally:
-            if line.is_sending:
-                line.is_sending = False  # all of it was there
-            else:
-                line.restore_timeout()
+            line.end_exchange()
 
     def _exchange_many(
         self, connection: Any, messages: Sequence[bytes], checks: Sequence[Check]
@@ -195,10 +192,7 @@ class ConnectionPool(LentConnections):
                 raise WrongReplyError("the answer is not one to this command")
             answers.append(answer)
         replies.end()
-        if line.is_sending:
-            line.is_sending = False  # all of it was there
-        else:
-            line.restore_timeout()
+        line.end_exchange()
         return answers
 
 

@@ -81,7 +81,8 @@ class Entries:
         """Return the live entries among the keys. One round trip, or two with tags that were not foreseen."""
         found, tags, tokens = self._read_many(keys)
         entries = self._entries(found, tokens)
-        self._learn(keys, tags, entries)
+        if entries:
+            self._learn(keys, tags, entries)
         return entries
 
     def get_values(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -92,7 +93,8 @@ class Entries:
         entries = self._other_entries(others, tokens) if others else {}
         for key, entry in entries.items():
             values[key] = entry.value
-        self._learn(keys, tags, entries)
+        if values:
+            self._learn(keys, tags, entries)
         return values
 
     def _tags_of(self, key: str) -> frozenset[str]:
@@ -112,8 +114,8 @@ class Entries:
     def _learn(
         self, keys: Sequence[str], foreseen: frozenset[str], entries: Mapping[str, CacheEntry]
     ) -> None:
-        """Foresee the tags of all these entries when the first of the keys is read again."""
-        tags = NO_TAGS.union(*(entry.tags for entry in entries.values())) if entries else NO_TAGS
+        """Foresee the tags of what was found when the first of the keys is read again."""
+        tags = NO_TAGS.union(*(entry.tags for entry in entries.values()))
         if tags != foreseen:
             self._foreseen.learn(keys[0], tags)
 

@@ -26,7 +26,7 @@ class ForeseenTags:
 
     def of(self, key: str) -> frozenset[str]:
         """Return the tags that the entry of a key probably has."""
-        return self._of_keys.get(hash(key), self._last) if self._of_keys else self._last
+        return self._of_keys.get(hash(key), self._last)
 
     def learn(self, key: str, tags: frozenset[str]) -> None:
         """Remember the tags that the entry of a key has, unless they are many or long."""

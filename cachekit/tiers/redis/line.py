@@ -110,6 +110,13 @@ class Line:
             raise WrongReplyError(f"the server sent more than {MOST_RECEIVED} bytes at once")
         self._await()
 
+    def end_exchange(self) -> None:
+        """Let the next exchange have a deadline of its own, and calls of the socket itself `timeout`."""
+        if self.is_sending:
+            self.is_sending = False  # all of the answer came through the socket itself
+        else:
+            self.restore_timeout()
+
     def restore_timeout(self) -> None:
         """Let calls of the socket itself wait for `timeout` again."""
         self.socket.settimeout(self.timeout)
