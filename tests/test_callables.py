@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ class TestHolders:
 
     def test_constant_defaults_keep_the_fast_path(self) -> None:
         """Defaults that cannot change, as most are, make no hit slower."""
-        from decimal import Context, Decimal
+        from decimal import Context, Decimal, localcontext
         from http import HTTPStatus
 
         from cachekit import CacheLevel
@@ -196,10 +197,11 @@ class TestHolders:
         constants: list[Any] = [
             *(None, 1, "a", (), (1, ("a",)), frozenset()),
             *(CacheLevel.ALL, Path("a"), Decimal(1), int, len, str.upper, HTTPStatus.OK),
+            *(str.__add__, operator.itemgetter(1), operator.attrgetter("a"), date(2026, 1, 1)),
         ]
         mutables: list[Any] = [
             *([], {}, set(), ([],), Scale(1), Plain(1), Plain, _with_default),
-            *({}.get, [].append, {}.values(), functools.partial(len, []), Context()),
+            *({}.get, [].append, {}.values(), functools.partial(len, []), Context(), localcontext(Context())),
         ]
         for constant in constants:
             assert not Signature(_with_default(constant), ()).defaults_vary

@@ -386,6 +386,23 @@ class TestAnnotations:
             del globals()["lazy"]
         assert encode(Order) == before
 
+    @pytest.mark.skipif(sys.version_info < (3, 12), reason="`type X = ...` is of Python 3.12")
+    def test_an_alias_that_cannot_be_evaluated_counts_by_its_name(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As where it stands in an annotation; one that can be evaluated counts by what it stands for."""
+        made: dict[str, Any] = {}
+        exec("type Ids = list[Missing]\ntype Names = list[Missing]", made)
+        texts = [encode(made["Ids"]), encode(made["Names"])]
+        monkeypatch.setattr(Order, "__annotations__", {"ids": made["Ids"]})
+        texts.append(encode(Order))
+        made["Missing"] = int
+        texts += [encode(made["Ids"]), encode(Order)]
+        made["Missing"] = str
+        exec("type Ids = list[Missing]", made)
+        texts.append(encode(made["Ids"]))
+        assert len(set(texts)) == len(texts)
+
 
 class TestLater:
     def test_an_attribute_that_is_set_later(self, monkeypatch: pytest.MonkeyPatch) -> None:

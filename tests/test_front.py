@@ -349,6 +349,7 @@ class TestOne:
             numbers, _ = counted(lambda *numbers: len(numbers), name="numbers")
             assert numbers(1 << 80_000) == numbers(1 << 80_000) == 1
             assert numbers(*range(100)) == numbers(*range(100)) == 100
+            assert numbers("x" * 600, "y" * 600) == numbers("x" * 600, "y" * 600) == 2
             assert not numbers.__closure__[0].cell_contents.fast_path._slots
             assert not function.__closure__[0].cell_contents.fast_path._slots
             assert function("x") == function("x") == 1

@@ -81,6 +81,15 @@ def test_slots_without_a_descriptor() -> None:
     assert solid_base(Named) is object
 
 
+@pytest.mark.parametrize("names", ["a", ("a", "__dict__"), iter(["a", "b"]), {"a": "the first", "b": ""}, ()])
+def test_how_slots_are_named(names: Any) -> None:
+    """By one text, or what yields texts, which may be used up."""
+    made = type("Slotted", (), {"__slots__": names})
+    assert solid_base(made) is object
+    assert solid_base(type("Further", (made,), {"__slots__": ()})) is object
+    assert solid_base(type("Open", (made,), {})) is object
+
+
 def test_attributes_of_any_name() -> None:
     """One that was set by `setattr` may look like several, and a key of `__dict__` may be no text."""
     one, other = Named("a"), Named("a")
@@ -90,6 +99,11 @@ def test_attributes_of_any_name() -> None:
     odd: Any = vars(one)
     odd[7] = 1
     assert asked.key(one) != asked.key(other)
+    for name, text in (True, "True"), (b"q", "b71"), ("x y", "s3:x y"), (None, "None"), ("a b", "[s3:a b]"):
+        one, other = Named("a"), Named("a")
+        odd = vars(one)
+        odd[name] = vars(other)[text] = 1
+        assert asked.key(one) != asked.key(other), name
 
 
 def test_moments_of_pandas() -> None:
@@ -109,5 +123,11 @@ def test_moments_of_pandas() -> None:
     assert len({asked.key([moment]) for moment in moments}) == len(keys)
     assert asked.key(pd.Timestamp(1, tz=zone)) == asked.key(pd.Timestamp(1, tz="Europe/Berlin"))
     assert asked.key(pd.Timestamp(1)) == keys[0]
+    one, other = pd.Timestamp("2020-01-01").as_unit("s"), pd.Timestamp("2020-01-01").as_unit("ms")
+    assert one == other
+    assert asked.key(one) != asked.key(other), "what they compute may differ"
+    winter = pd.Timestamp("2020-01-01", tz="Europe/Berlin"), pd.Timestamp("2020-01-01", tz="Europe/Paris")
+    assert winter[0] == winter[1]
+    assert asked.key(winter[0]) != asked.key(winter[1]), "the zones may differ later"
     with pytest.raises(KeyEncodingError, match="has no identity"):
         asked(pd.Index([1]))

@@ -268,6 +268,98 @@ print(scaled(1))
 of_item(Item(1))
 """
 
+TOTALS = """
+from cachekit import cache_result
+
+@cache_result
+def total(item):
+    return item.total()
+"""
+
+PRICED = """
+import threading
+from dataclasses import dataclass
+import library
+
+@dataclass
+class Item:
+    price: int
+
+    def total(self):
+        return self.price * RATE
+
+def show():
+    print(library.total(Item(1)), library.total.key(Item(1)))
+
+"""
+
+
+def test_classes_of_scripts_that_another_one_runs(tmp_path: Path) -> None:
+    """A function that they share tells their classes apart, also when the scripts have ended."""
+    (tmp_path / "library.py").write_text(TOTALS)
+    for name, rate in ("first", 1), ("second", 100):
+        (tmp_path / f"{name}.py").write_text(f"RATE = {rate}\n{PRICED}show()\n")
+    runner = """
+import runpy, sys
+for name in ("first.py", "second.py"):
+    ran = runpy.run_path(name, run_name=sys.argv[1])
+    import library
+    item = ran["Item"](1)
+    print(library.total(item), library.total.key(item))
+"""
+    (tmp_path / "runner.py").write_text(runner)
+    for run_name in ("<run_path>", "__main__", "a name"):
+        lines = run("runner.py", run_name, cwd=tmp_path).splitlines()
+        assert lines[0] == lines[1] != lines[2] == lines[3]
+        assert [line.split()[0] for line in lines] == ["1", "1", "100", "100"]
+        assert f"{tmp_path / 'second.py'}.Item" in lines[3]
+        assert lines[0].split()[1].startswith("library.total@")
+
+
+def test_a_thread_that_outlives_the_script(tmp_path: Path) -> None:
+    """Python has removed the file of the main program then. Its classes still count by that file."""
+    (tmp_path / "library.py").write_text(TOTALS)
+    late = "threading.Thread(target=lambda: (threading.main_thread().join(), show())).start()\n"
+    for name, rate in ("first", 1), ("second", 100):
+        (tmp_path / f"{name}.py").write_text(f"RATE = {rate}\n{PRICED}{late}")
+        answer, key = run(f"{name}.py", cwd=tmp_path, CACHEKIT_NAMESPACE="one for both").split()
+        assert answer == str(rate)
+        assert f"{tmp_path / name}.py.Item" in key
+
+
+NAMED = """
+import multiprocessing
+from typing import NewType, TypeVar
+from cachekit import cache_result
+
+Number = NewType("Number", int)
+Kind = TypeVar("Kind")
+
+class Item:
+    price: Number
+
+@cache_result
+def read(x):
+    return x
+
+def show():
+    print([read.key(x) for x in (Number, Kind, Item, Item.__init__)], flush=True)
+
+if __name__ == "__main__":
+    show()
+    child = multiprocessing.get_context("spawn").Process(target=show)
+    child.start()
+    child.join()
+"""
+
+
+def test_a_spawned_child_names_things_as_its_parent(tmp_path: Path) -> None:
+    """There, the main module has another name."""
+    (tmp_path / "script.py").write_text(NAMED)
+    of_parent, of_child = run("script.py", cwd=tmp_path).splitlines()
+    assert of_parent == of_child
+
+
 LAST = """
 import sys
 from cachekit import cache_result, get_default_cache
@@ -276,9 +368,17 @@ from cachekit import cache_result, get_default_cache
 def last(x):
     return x
 
+@cache_result
+async def awaited(x):
+    return x
+
 class Held:
-    def __del__(self, last=last):
-        print("finalized", last(1), flush=True)
+    def __del__(self, last=last, awaited=awaited):
+        print("finalized", last(1), last([1]), flush=True)
+        try:
+            awaited(1).send(None)
+        except StopIteration as ended:
+            print(ended.value, flush=True)
 
 if sys.argv[1] == "opened":
     get_default_cache()
@@ -294,7 +394,7 @@ def test_a_finalizer_at_the_end_of_the_interpreter(tmp_path: Path, cache: str) -
     ended = subprocess.run(
         [sys.executable, "script.py", cache], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert (ended.stdout, ended.stderr) == ("finalized 1\n", "")
+    assert (ended.stdout, ended.stderr) == ("finalized 1 [1]\n1\n", "")
 
 
 def test_a_tool_serves_projects_apart(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import redis
 from redis_looks import value_name
 from redis_server import RedisServer
 
-from cachekit import RedisCache
+from cachekit import IntelligentCache, RedisCache
 from cachekit.tiers.redis.foreseen_tags import ForeseenTags
 
 MakeCache = Callable[..., RedisCache]
@@ -58,6 +58,26 @@ def test_round_trips(server: RedisServer) -> None:
         assert trips(server, lambda: cache.get_many(many)) == 2
         assert trips(server, lambda: cache.get_many(many)) == 1
         assert cache.get_many(many) == {key: cache.get(key) for key in many}
+
+
+def test_round_trips_of_a_cache(server: RedisServer) -> None:
+    """`get_many` of a cache foresees as that of the tier does, and what is not there teaches nothing."""
+    tier = RedisCache(url=server.url)
+    with tier, IntelligentCache(memory_cache=None, redis_cache=tier, file_cache=None) as cache:
+        keys = ["a", "b", "c"]
+        for key in keys:
+            cache.set(key, key, tags={"x"})
+        assert trips(server, lambda: cache.get_many(keys)) == 2
+        assert trips(server, lambda: cache.get_many(keys)) == 1
+        assert cache.get_many(keys) == {key: key for key in keys}
+        for key in keys:
+            cache.delete(key)
+        assert trips(server, lambda: cache.get_many(keys)) == 1
+        assert trips(server, lambda: tier.get_many(keys)) == 1
+        for key in keys:
+            tier.set_value(key, key, tags={"x"})
+        assert trips(server, lambda: tier.get_many(keys)) == 1
+        assert trips(server, lambda: cache.get_many(keys)) == 1
 
 
 def test_an_invalidation_is_seen(make_cache: MakeCache) -> None:

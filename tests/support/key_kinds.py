@@ -379,7 +379,8 @@ KINDS: dict[str, Kind] = {
             "getter": lambda: [functools.partial(helper, 1, k=1), operator.attrgetter("1")],
         },
     ),
-    "`list[int]`, `Optional[int]`, `Literal`, `Annotated`, type variable, forward reference, `NewType`": Kind(
+    "`list[int]`, `Optional[int]`, `Literal`, `Annotated`, type variable, forward reference, `NewType`, "
+    "`type X = ...`": Kind(
         lambda content: [
             list[int],
             int | None,
