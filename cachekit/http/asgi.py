@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any, Final, TypeAlias, final
 from urllib.parse import quote, unquote
+from uuid import UUID, uuid4
 
 from cachekit.http.collapsing import Lead
 from cachekit.http.exchange import Exchange, Reply, passed_on
@@ -18,7 +19,7 @@ from cachekit.http.middleware import Middleware
 from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates
 from cachekit.http.store import Fill, Found, ResponseStore
 from cachekit.model.display import shown_error, shown_key
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import is_interrupt, raise_interrupt
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -30,6 +31,9 @@ Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _WITH_LENGTHS: Final = frozenset({"1.0", "1.1"})
 #: Seconds that a request may take to say that it has no content. Then it is only passed on.
 _LONGEST_SILENCE: Final = 1.0
+
+#: Attributes by which a user of Starlette, of Django or of others says who it is.
+_IDENTITIES: Final = ("identity", "pk", "id", "username")
 
 #: Messages of extensions of ASGI that are no part of the response: its client gets them, and no later one.
 _BESIDE: Final = frozenset({"http.response.early_hint", "http.response.push", "http.response.debug"})
@@ -136,9 +140,9 @@ class ASGICache(Middleware[Application]):
     # -- what may be answered from the cache ------------------------------------------------------------
 
     async def _serve(self, target: Target, scope: Scope, content: _Content, send: Send) -> None:
-        # Where a length is required, the lookup need not wait for the first message.
-        must_ask = scope.get("http_version") not in _WITH_LENGTHS
-        if must_ask and not await content.is_empty():
+        # Where a length is required, neither the lookup nor the call need wait for the first message.
+        may_be_late = scope.get("http_version") not in _WITH_LENGTHS
+        if may_be_late and not await content.is_empty(waits=True):
             await self._pass(scope, content.receive, send, "bypass", "request-content")
             return
         exchange = Exchange(self._store, target, await self._store.find_async(target))
@@ -149,32 +153,32 @@ class ASGICache(Middleware[Application]):
         if reply is not None:
             await _send(reply, send)
             return
-        # Before others wait for this request: its content may come late, and shape the response.
-        if not await content.is_empty():
+        # Some servers name the wrong version. What is there already may shape the response.
+        if not may_be_late and not await content.is_empty(waits=False):
             await self._pass(scope, content.receive, send, "bypass", "request-content")
             return
         lead = await self._collapsing.lead_or_follow_async(exchange, target)
         if isinstance(lead, Reply):
             await _send(lead, send)
             return
-        await self._call(exchange, target, scope, content.receive, send, lead)
+        await self._call(exchange, target, scope, content, send, lead)
 
     async def _call(
         self,
         exchange: Exchange,
         target: Target,
         scope: Scope,
-        receive: Receive,
+        content: _Content | _NoContent,
         send: Send,
         lead: Lead,
     ) -> None:
         """Call the application, and store its response if it can be."""
-        relay, again = _Relay(self._store, exchange, send, lead), False
+        relay = _Relay(self._store, exchange, send, lead)
         try:
             relay.fill = await self._store.in_io_thread(self._store.begin, target)
             forwarded = {**scope, "headers": exchange.forwarded_headers()}
             try:
-                await self._app(forwarded, partial(relay.receive, receive), relay.send)
+                await self._app(forwarded, partial(relay.receive, content.receive), relay.send)
             except Exception as error:
                 lead.land(Landing.ALONE)
                 reply = None if relay.has_begun or is_interrupt(error) else exchange.on_error()
@@ -182,23 +186,24 @@ class ASGICache(Middleware[Application]):
                     raise
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
                 await _send(reply, send)
-            else:
+                return
+            if not relay.asks_again:
                 # Incomplete, because the client went away, or by a fault of the application.
-                again = relay.asks_again
-                if not again:
-                    lead.land(Landing.GONE if relay.client_is_gone else Landing.ALONE)
-                    await relay.drain()
+                lead.land(Landing.GONE if relay.client_is_gone else Landing.ALONE)
+                await relay.drain()
+        except BaseException:
+            lead.land(Landing.GONE)
+            raise
         finally:
-            if not again:
-                lead.land(Landing.GONE)
             relay.close()
-        if again:
-            await self._call(exchange, target, scope, _EmptyRequest(receive).receive, send, lead)
+        if relay.asks_again:
+            content.rewind()
+            await self._call(exchange, target, scope, content, send, lead)
 
     async def _revalidate(self, found: Found, scope: Scope, target: Target, lead: Lead) -> None:
         exchange = Exchange(self._store, target, found)
         asked = {**scope, "method": "GET"}
-        await self._call(exchange, target, asked, _EmptyRequest().receive, _discard, lead)
+        await self._call(exchange, target, asked, _NoContent(), _discard, lead)
 
 
 @final
@@ -235,6 +240,8 @@ class _Relay:
         message = await receive()
         if message["type"] == "http.disconnect":
             self.client_is_gone = True
+        elif message.get("body"):  # late, from a server that names the wrong version
+            self._abandon("request-content")
         return message
 
     async def send(self, message: Message) -> None:
@@ -328,15 +335,19 @@ class _Content:
         self._first: asyncio.Task[Message] | None = None
         self._is_read = False
 
-    async def is_empty(self) -> bool:
-        """Return whether the request has ended, or its client has gone away; False if that takes long."""
+    async def is_empty(self, *, waits: bool) -> bool:
+        """Return whether the request has ended, or its client has gone away.
+
+        Args:
+            waits: whether its content may come late. False if that takes too long, and True without.
+        """
         if self._first is None:
             self._first = asyncio.get_running_loop().create_task(self._receive_first())
             await asyncio.sleep(0)  # most servers have the message at hand, and a wait takes longer
-            if not self._first.done():
+            if waits and not self._first.done():
                 await asyncio.wait({self._first}, timeout=_LONGEST_SILENCE)
         if not self._first.done():
-            return False
+            return not waits
         message = self._first.result()
         return not (message.get("body") or message.get("more_body", False))
 
@@ -349,35 +360,48 @@ class _Content:
 
     async def receive(self) -> Message:
         """Return the next message of the client."""
-        if self._first is None or self._is_read:
-            return await self._receive()
-        message = await asyncio.shield(self._first)
-        self._is_read = True
-        return message
+        if self._first is not None and not self._is_read:
+            try:
+                message = await asyncio.shield(self._first)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not self._first.cancelled() or (task is not None and task.cancelling()):
+                    raise
+            else:
+                if not self._is_read:  # by another task of the application
+                    self._is_read = True
+                    return message
+        return await self._receive()
+
+    def rewind(self) -> None:
+        """Let the first message be received again."""
+        self._is_read = False
 
     def close(self) -> None:
-        """End what is under way."""
+        """End what is under way. A task that the application has left may go on to receive."""
         if self._first is not None:
             self._first.cancel()
 
 
 @final
-class _EmptyRequest:
-    """A request without content, and what its client sends after that; by default it waits for ever."""
+class _NoContent:
+    """The request of a revalidation. After its one message, its client waits for ever."""
 
-    __slots__ = ("_is_read", "_receive")
+    __slots__ = ("_is_read",)
 
-    def __init__(self, receive: Receive | None = None) -> None:
+    def __init__(self) -> None:
         self._is_read = False
-        self._receive = receive
 
     async def receive(self) -> Message:
+        """Return the next message of the client."""
         if self._is_read:
-            if self._receive is not None:
-                return await self._receive()
             await asyncio.get_running_loop().create_future()
         self._is_read = True
         return {"type": "http.request", "body": b"", "more_body": False}
+
+    def rewind(self) -> None:
+        """Let the message be received again."""
+        self._is_read = False
 
 
 def _user_of(scope: Scope) -> str:
@@ -388,9 +412,30 @@ def _user_of(scope: Scope) -> str:
     """
     tls = (scope.get("extensions") or {}).get("tls") or {}
     certificate = tls.get("client_cert_name") or tls.get("client_cert_chain") or ""
-    user = scope.get("user")
-    is_known = bool(user) and bool(getattr(user, "is_authenticated", True))
-    return repr((certificate, is_known)) if certificate or is_known else ""
+    user = _shown_user(scope.get("user"))
+    return repr((certificate, user)) if certificate or user else ""
+
+
+def _shown_user(user: Any) -> str:
+    """Return what tells a user from others; empty for none.
+
+    A user that does not say it is like no other one, not even itself in its next request.
+    """
+    if not _read(lambda: user and getattr(user, "is_authenticated", True)):
+        return ""
+    for said in (user, *(_read(partial(getattr, user, name, None)) for name in _IDENTITIES)):
+        if isinstance(said, (str, int, UUID)) and not isinstance(said, bool) and said != "":
+            return f"{type(user).__qualname__} {said}"
+    return uuid4().hex
+
+
+def _read(read: Callable[[], object]) -> object:
+    """Return what a user says; True if that fails, as where it is still to be loaded."""
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001  # a user is any object
+        raise_interrupt(error)
+        return True
 
 
 async def _discard(message: Message) -> None:

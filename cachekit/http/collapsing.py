@@ -152,7 +152,7 @@ class Collapsing:
 
     def _lead_revalidation(self, target: Target, key: str) -> Lead | None:
         """Return the lead of a call in the background; None if there is one already, or none is of use."""
-        flight, leads = self._flights.join(key)
+        flight, leads = self._flights.join(key, in_background=True)
         if flight is None or not leads:
             return None
         lead = Lead(self._flights, key, flight)

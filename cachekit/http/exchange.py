@@ -32,13 +32,16 @@ from cachekit.http.store import USUAL_REQUEST, Fill, Found, ResponseStore
 #: The member of `Cache-Status` that this cache adds.
 NAME: Final = "cachekit"
 
-#: Reasons why a response is not stored that hold for every request of its URL, of a user or of none.
+#: Reasons why a response is not stored that say something of the page.
 _OF_THE_RESPONSE: Final = frozenset({
     "no-store", "private", "set-cookie", "vary", "no-freshness", "too-large", "must-understand", "tags",
-    "content-length", "malformed-response", "streaming", "cookie", "authorization",
+    "content-length", "malformed-response",
 })  # fmt: skip
-#: Those of them that are of requests with cookies or credentials, or of the form of the content.
-_OF_THE_REQUEST: Final = frozenset({"cookie", "authorization", "streaming"})
+#: Reasons that are of requests with cookies or credentials, or of the form of the content. They hold for the
+#: next request of the same kind as well.
+_OF_THE_KIND: Final = frozenset({"cookie", "authorization", "streaming"})
+#: Reasons that a request of a user may have where others get a page for all.
+_OF_A_USER: Final = frozenset({"no-store", "private", "set-cookie"})
 
 #: Errors that say something of the page, and not of the request: it is gone, or no longer for all.
 _OF_THE_PAGE: Final = frozenset({401, 402, 403, 404, 410, 451})
@@ -163,7 +166,7 @@ class Exchange:
     def forwarded_headers(self) -> Headers:
         """Return the fields to send to the origin: with our validators if a stored response has some."""
         stored = self.stored
-        if stored is not None and self._target.request.method == "GET":
+        if stored is not None and not self._changed and self._target.request.method == "GET":
             validating = conditional(self._target.request.headers, stored)
             if validating is not None:
                 self._conditional = True
@@ -177,7 +180,7 @@ class Exchange:
             None if the origin is to be asked again, because its 304 is about another response than the
             stored one. The next call has the fields of the client alone.
         """
-        stored = self.stored
+        stored, before = self.stored, fill.reason
         if stored is not None and status in ERRORS and (reply := self.on_error(status)) is not None:
             fill.abandon("stale-if-error")
             return reply
@@ -185,10 +188,9 @@ class Exchange:
         if stored is not None and status == 304 and self._conditional:
             fill.abandon("validated")
             if not is_of(head, stored):
-                self.found = Found(self.found.key, None, self.found.missed)
                 self._changed, self._conditional = True, False
                 return None
-            return self._validated(freshen(stored, head))
+            return self._validated(freshen(stored, head), before)
         self.drops = self._is_outdated(fill.reason, status)
         self.landing = Landing.ALONE if fill.reason is None else self.landing_of(fill.reason)
         if fill.reason is None and self._is_fresh(Stored(head, b"")):
@@ -201,9 +203,10 @@ class Exchange:
             parameters |= {"stored": False, "detail": None}
         return [*headers, (b"cache-status", cache_status(NAME, parameters))]
 
-    def _validated(self, fresh: Stored) -> Reply:
+    def _validated(self, fresh: Stored, refused: str | None) -> Reply:
+        """Return the reply after a 304; `refused` is why this call stores nothing, if there is a reason."""
         store, request = self._store, self._target.request
-        refused = refusal(request, fresh.head, store.policy)
+        refused = refused or refusal(request, fresh.head, store.policy)
         if refused is None:
             self.to_put = Stored(fresh.head.to_store(store.policy), fresh.body)
             self.landing = Landing.STORED if self._is_fresh(fresh) else Landing.ALONE
@@ -221,13 +224,13 @@ class Exchange:
         """Return whether a response that is not stored for this reason shows that a stale one is outdated."""
         if reason is None or not (status < 400 or status in _OF_THE_PAGE):
             return False
-        if reason not in _OF_THE_RESPONSE - _OF_THE_REQUEST and not reason.startswith(OF_STATUS):
+        stored, store, request = self.stored, self._store, self._target.request
+        if stored is None or not _is_of_the_response(reason):
             return False
-        stored, store = self.stored, self._store
-        if stored is None:
-            return self._changed
+        if store.policy.shared and request.may_be_of_a_user and reason in _OF_A_USER:
+            return False
         age = current_age(stored.head, store.clock.time())
-        return age >= lifetime(self._target.request, stored.head, store.policy)
+        return self._changed or age >= lifetime(request, stored.head, store.policy)
 
     @property
     def replaces(self) -> bool:
@@ -254,5 +257,9 @@ class Exchange:
     @staticmethod
     def landing_of(reason: str) -> Landing:
         """Return how a flight ends whose response is not stored for this reason."""
-        of_the_response = reason in _OF_THE_RESPONSE or reason.startswith(OF_STATUS)
-        return Landing.PRIVATE if of_the_response else Landing.ALONE
+        is_lasting = reason in _OF_THE_KIND or _is_of_the_response(reason)
+        return Landing.PRIVATE if is_lasting else Landing.ALONE
+
+
+def _is_of_the_response(reason: str) -> bool:
+    return reason in _OF_THE_RESPONSE or reason.startswith(OF_STATUS)

@@ -135,13 +135,13 @@ def _http_date(value: str) -> int | None:
     return None
 
 
+# -- directives -----------------------------------------------------------------------------------------
+
+
 #: Directives that may list fields (RFC 9111, sections 5.2.2.4 and 5.2.2.7).
 _OF_FIELDS: Final = frozenset({"private", "no-cache"})
 #: A name of a field. `*`, `1` and `true` are none: they say that the directive holds.
 _FIELD: Final = re.compile(r"(?!true\Z)[a-z][a-z0-9_\-]*", re.IGNORECASE)
-
-
-# -- directives -----------------------------------------------------------------------------------------
 
 
 def directives(value: str) -> Directives:
@@ -252,7 +252,7 @@ def etag_matches(condition: str, etag: str) -> bool:
         return True
     given = _ETAG.findall(condition)
     # An entity tag without quotes is invalid, and equal only to itself.
-    return _opaque(etag) in {_opaque(one) for one in given} or etag == condition
+    return opaque(etag) in {opaque(one) for one in given} or etag == condition
 
 
 def is_strong(etag: str) -> bool:
@@ -260,7 +260,8 @@ def is_strong(etag: str) -> bool:
     return _ETAG.fullmatch(etag) is not None and etag[0] == '"'
 
 
-def _opaque(etag: str) -> str:
+def opaque(etag: str) -> str:
+    """Return what weak comparison compares (RFC 9110, section 8.8.3.2)."""
     return etag.removeprefix("W/")
 
 

@@ -39,10 +39,12 @@ class Landing(Enum):
 class Flight:
     """One call of the origin for which requests wait. Safe in any thread and on any event loop."""
 
-    __slots__ = ("_begun_at", "_clock", "_lock", "_started_at", "_wake", "landing")
+    __slots__ = ("_begun_at", "_clock", "_lock", "_started_at", "_wake", "landing", "patience")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, patience: float) -> None:
         self._clock = clock
+        #: Seconds after which another call in the background takes its place.
+        self.patience = patience
         self._lock = RLock()
         self._wake: list[Callable[[], object]] = []
         self._started_at = clock.monotonic()
@@ -71,7 +73,16 @@ class Flight:
     @property
     def is_overdue(self) -> bool:
         """Whether it takes longer than a request waits: its call may never end."""
-        return self._clock.monotonic() - self._started_at >= PATIENCE
+        return self._age >= PATIENCE
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it takes so long that another call in the background takes its place."""
+        return self._age >= self.patience
+
+    @property
+    def _age(self) -> float:
+        return self._clock.monotonic() - self._started_at
 
     @property
     def keeps_waiting(self) -> bool:
@@ -125,8 +136,11 @@ class Flights:
             self._flights.clear()
         self._lock.release()
 
-    def join(self, key: str) -> tuple[Flight | None, bool]:
+    def join(self, key: str, *, in_background: bool = False) -> tuple[Flight | None, bool]:
         """Return the flight of a key, and whether the caller leads it.
+
+        A flight that takes the place of an overdue one has twice its patience. Calls in the background that
+        never end are so few, whereas each other call has a client that waits for it.
 
         Returns:
             No flight if the last response of the key was for one request, so that none waits for another.
@@ -139,10 +153,10 @@ class Flights:
                 self._passing.pop(key, None)
             before = self._flights.get(key)
             if before is not None:
-                if not before.is_overdue:
+                if not (before.is_given_up if in_background else before.is_overdue):
                     return before, False
                 self._flights.pop(key, None)
-            flight = Flight(self._clock)
+            flight = Flight(self._clock, PATIENCE if before is None else 2 * before.patience)
             led = self._flights.setdefault(key, flight)
         if before is not None:  # its requests wait for the one that takes its place
             before.land(Landing.GONE)

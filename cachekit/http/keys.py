@@ -154,11 +154,9 @@ class Keys:
         plain = hyphenated(name)
         if plain in self._ignored:
             return False
-        if plain in KEYED_FIELDS:
-            return True
         # A field with an underscore is another one here, and the same one for an application with variables.
         return (
-            (plain.startswith(b"x-") or plain != name)
+            (plain in KEYED_FIELDS or plain.startswith(b"x-") or plain != name)
             and plain not in UNKEYED_FIELDS
             and not plain.startswith(UNKEYED_PREFIXES)
         )

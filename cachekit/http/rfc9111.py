@@ -28,6 +28,7 @@ from cachekit.http.fields import (
     is_strong,
     lines,
     members,
+    opaque,
     size_of,
     structured_directives,
     text,
@@ -150,10 +151,10 @@ _BEFORE_USER: Final = "\0"
 
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
-#: Section 4.2.2: the share of the time since the last modification for which a response is fresh.
 _OK: Final = 200
 #: Begins the reason of a response that does not name its life and whose status may be why.
 OF_STATUS: Final = "status-"
+#: Section 4.2.2: the share of the time since the last modification for which a response is fresh.
 _HEURISTIC_SHARE: Final = 0.1
 _HEURISTIC_MOST: Final = 24 * 3600
 #: Seconds that a response with a validator is kept after its freshness, at least.
@@ -239,6 +240,11 @@ def response_directives(headers: Headers, policy: Policy) -> tuple[Directives, b
     return directives(text(headers, b"cache-control")), False
 
 
+def _holds_for_all_fields(says: Directives, directive: str) -> bool:
+    """Return whether the response has the directive without a list of fields that it is for."""
+    return directive in says and says[directive] is None
+
+
 def refusal(request: Request, head: Head, policy: Policy) -> str | None:
     """Return why a response may not be stored, in one word for `Cache-Status`; None if it may (section 3).
 
@@ -261,7 +267,7 @@ def refusal(request: Request, head: Head, policy: Policy) -> str | None:
         return "no-store"
     if policy.obeys_requests and "no-store" in request_directives(request.headers):
         return "request-no-store"
-    if shared and "private" in says and says["private"] is None:
+    if shared and _holds_for_all_fields(says, "private"):
         return "private"
     for_all = targeted or "public" in says or "s-maxage" in says
     if shared and not _is_for_authorized(request, says):
@@ -299,7 +305,7 @@ def refusal(request: Request, head: Head, policy: Policy) -> str | None:
 
 def _may_be_stale(says: Directives, policy: Policy) -> bool:
     """Return whether the response names a time for which it may be served stale (RFC 5861)."""
-    if _must_revalidate(says, policy) or ("no-cache" in says and says["no-cache"] is None):
+    if _must_revalidate(says, policy) or _holds_for_all_fields(says, "no-cache"):
         return False
     return any(delta_seconds(says.get(name)) for name in ("stale-while-revalidate", "stale-if-error"))
 
@@ -395,7 +401,7 @@ def _guessed_lifetime(head: Head, policy: Policy) -> float:
     """Return the heuristic lifetime (section 4.2.2); 0 if there is none."""
     says, _ = response_directives(head.headers, policy)
     modified = http_date(text(head.headers, b"last-modified"))
-    if modified is None or ("no-cache" in says and says["no-cache"] is None):
+    if modified is None or _holds_for_all_fields(says, "no-cache"):
         return 0.0
     return min(max(0.0, (date_of(head) - modified) * _HEURISTIC_SHARE), _HEURISTIC_MOST)
 
@@ -439,7 +445,7 @@ def judge(stored: Stored, request: Request, policy: Policy, now: float) -> Judge
     asks = request_directives(request.headers) if policy.obeys_requests else {}
     age = current_age(stored.head, now)
     ttl = lifetime(request, stored.head, policy) - age
-    if "no-cache" in says and says["no-cache"] is None:  # section 5.2.2.4
+    if _holds_for_all_fields(says, "no-cache"):  # section 5.2.2.4
         return Judgement(Reuse.REVALIDATE, min(ttl, 0.0), age)
     if ttl > 0:
         most = delta_seconds(asks.get("max-age"))
@@ -525,10 +531,14 @@ def is_of(not_modified: Head, stored: Stored) -> bool:
 
     Weak comparison, because middleware that compresses makes a tag weak, in responses with content alone.
     """
-    given, own = lines(not_modified.headers, b"etag"), lines(stored.head.headers, b"etag")
+    given, own = _etags(not_modified), _etags(stored.head)
     if own:
-        return all(etag.removeprefix(b"W/") == own[0].removeprefix(b"W/") for etag in given)
-    return not any(is_strong(etag.decode("latin-1")) for etag in given)
+        return {opaque(etag) for etag in given} <= {opaque(own[0])}
+    return not any(map(is_strong, given))
+
+
+def _etags(head: Head) -> list[str]:
+    return [etag.decode("latin-1") for etag in lines(head.headers, b"etag")]
 
 
 def freshen(stored: Stored, not_modified: Head) -> Stored:

@@ -177,7 +177,7 @@ class Fill:
     def replace(self, key: str, stored: Stored | None) -> None:
         """Store a response as `put` does, or remove that of a key if there is none to store."""
         if stored is None:
-            self._store.drop(key)
+            self._store.drop(key, self.requested_at)
         else:
             self.put(stored)
 
@@ -297,7 +297,10 @@ class ResponseStore:
         return OriginFence(expected, any_tag)
 
     def put(self, target: Target, stored: Stored, fence: OriginFence) -> None:
-        """Store a response, unless its URL or one of its tags was invalidated since the fence was taken."""
+        """Store a response, unless its URL or one of its tags was invalidated since the fence was taken.
+
+        Nor is it stored if memory has one that was asked for later, by a call that has overtaken this one.
+        """
         life = keep_for(target.request, stored.head, self.policy)
         names = vary_names(stored.head.headers)
         tags = tags_of(stored.head.headers)
@@ -309,6 +312,8 @@ class ResponseStore:
         try:
             if names:
                 key = self.keys.of_variant(target, names)
+            if self._is_overtaken(key, stored.head.requested_at):
+                return
             self._store_behind(fence, key, value, life, target.tags | tags, tags)
             # The names come last. This call's flight has the key of the URL. A request that saw the names
             # before the response would not wait for the flight, and call the origin again.
@@ -318,10 +323,19 @@ class ResponseStore:
             raise_interrupt(error)
             self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
 
-    def drop(self, key: str) -> None:
-        """Remove a response; it may touch a disk or a server."""
+    def _is_overtaken(self, key: str, requested_at: float) -> bool:
+        """Return whether memory has a response that was asked for after this time."""
+        value = self._core.memory.peek_value(key)
+        if type(value) is not tuple or not value or value[0] != _RESPONSE or len(value) != 6:
+            return False
+        # One from the future shows that a clock was set back, and would stay for all that time.
+        return bool(requested_at < value[4] <= self.clock.time())
+
+    def drop(self, key: str, requested_at: float) -> None:
+        """Remove a response that was stored before a call of this time; it may touch a disk or a server."""
         try:
-            self.cache.delete(key)
+            if not self._is_overtaken(key, requested_at):
+                self.cache.delete(key)
         except Exception as error:  # noqa: BLE001  # the client gets its response all the same
             raise_interrupt(error)
             self._log.add(f"{shown_key(key)} was not removed: {shown_error(error)}")

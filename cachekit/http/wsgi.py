@@ -72,10 +72,8 @@ class WSGICache(Middleware[Application]):
         reason = self._store.bypass(target)
         if target is None or reason is not None:
             return self._app(environ, _marked(start_response, "bypass", reason))
-        if _ends(environ) and (first := environ["wsgi.input"].read(1)):
-            whole = io.BufferedReader(_Reread(first, environ["wsgi.input"]))
-            marked = _marked(start_response, "bypass", "request-content")
-            return self._app({**environ, "wsgi.input": whole}, marked)
+        if _has_content(environ):
+            return self._app(environ, _marked(start_response, "bypass", "request-content"))
         return self._serve(target, environ, start_response)
 
     def _target(self, method: str, environ: Environ) -> Target | None:
@@ -194,6 +192,11 @@ class _Relay:
         #: Whether the application is to be called again, because its 304 was about another response.
         self.asks_again = False
 
+    @property
+    def _has_head(self) -> bool:
+        """Whether it is known what becomes of the head of the response."""
+        return self.has_begun or self.asks_again
+
     # -- what the application calls ---------------------------------------------------------------------
 
     def start_response(self, status: str, headers: Fields, *error: Any) -> Callable[[bytes], object]:
@@ -207,7 +210,7 @@ class _Relay:
 
     def _write_directly(self, part: bytes) -> None:
         """Write what the application does not return (PEP 3333, "The write() callable"): it is not stored."""
-        if not self.has_begun:
+        if not self._has_head:
             self.fill.reason = "streaming"
             self._begin()
         if self._write is not None:
@@ -220,12 +223,12 @@ class _Relay:
         self._result = result
         try:
             self._parts = iter(result)
-            while self._given is None and not self.has_begun:
+            while self._given is None and not self._has_head:
                 try:
                     self._first.append(next(self._parts))
                 except StopIteration:
                     break
-            if not self.has_begun:
+            if not self._has_head:
                 self._begin()
             if isinstance(result, (list, tuple)):
                 self._take_all(result)
@@ -239,10 +242,10 @@ class _Relay:
         (status, headers, error), self._given = self._given, None
         fill, exchange = self.fill, self._exchange
         decided = exchange.respond(fill, int(status[:3]), _encoded(headers))
-        self.has_begun = True
         if decided is None:
             self.asks_again = True
             return
+        self.has_begun = True
         if exchange.replaces:
             fill.replace(exchange.found.key, exchange.to_put)
         if isinstance(decided, Reply):
@@ -314,14 +317,30 @@ class _Relay:
             close()
 
 
+def _has_content(environ: Environ) -> bool:
+    """Return whether a request without a length has content. The application reads all of it afterwards."""
+    if not _ends(environ):
+        return False
+    content = environ["wsgi.input"]
+    begin = content.tell() if _is_seekable(content) else None
+    first = content.read(1)
+    if first and begin is None:
+        environ["wsgi.input"] = io.BufferedReader(_Reread(first, content))
+    elif first:
+        content.seek(begin)
+    return bool(first)
+
+
 def _ends(environ: Environ) -> bool:
     """Return whether the content of a request without a length can be read without waiting for ever.
 
     Otherwise there is none (PEP 3333, "Input and Error Streams").
     """
-    if environ.get("wsgi.input_terminated"):
-        return True
-    seekable = getattr(environ.get("wsgi.input"), "seekable", None)
+    return bool(environ.get("wsgi.input_terminated")) or _is_seekable(environ.get("wsgi.input"))
+
+
+def _is_seekable(content: Any) -> bool:
+    seekable = getattr(content, "seekable", None)
     return seekable is not None and bool(seekable())
 
 

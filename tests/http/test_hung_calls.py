@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +14,7 @@ from loops import on_a_loop, until
 from redis_server import wait_until
 
 from cachekit.http import ASGICache, WSGICache, collapsing, flights
-from cachekit.http.flights import PATIENCE, Flights, Landing
+from cachekit.http.flights import PATIENCE, PATIENCE_WITH_CONTENT, Flights, Landing
 from cachekit.testing import ManualClock
 
 STALE = (("Cache-Control", "max-age=10, stale-while-revalidate=600"),)
@@ -35,6 +36,57 @@ def test_another_flight_takes_the_place_of_one_that_is_overdue() -> None:
     assert ended == [Landing.GONE]  # so that its requests wait for the second one
     under_way.land("a", first, Landing.PRIVATE)
     assert under_way.join("a") == (second, False)
+
+
+def test_what_a_request_that_no_longer_waits_does() -> None:
+    clock = ManualClock()
+    flight, _ = Flights(clock).join("a")
+    assert flight is not None
+    assert (flight.keeps_waiting, flight.outcome) == (True, Landing.ALONE)
+    flight.response_began()
+    clock.advance(PATIENCE_WITH_CONTENT)
+    assert flight.keeps_waiting
+    clock.advance(0.1)
+    assert (flight.keeps_waiting, flight.outcome) == (False, Landing.ALONE)
+    clock.advance(PATIENCE)
+    assert (flight.keeps_waiting, flight.outcome) == (False, Landing.ALONE), "its head is there"
+    other, _ = Flights(clock).join("a")
+    assert other is not None
+    clock.advance(PATIENCE)
+    assert (other.keeps_waiting, other.outcome) == (False, Landing.GONE)
+    other.land(Landing.STORED)
+    other.land(Landing.ALONE)
+    assert (other.keeps_waiting, other.outcome) == (False, Landing.STORED)
+
+
+def test_each_request_has_a_patience_of_its_own() -> None:
+    """It ends at the deadline of the request, however young the flight is."""
+    flight, _ = Flights(ManualClock()).join("a")
+    assert flight is not None
+    assert flight.wait(time.monotonic() + 0.05) is Landing.ALONE
+    assert flight.landing is None
+    flight.land(Landing.STORED)
+    assert flight.wait(time.monotonic() - 1) is Landing.STORED
+
+
+def test_revalidations_that_hang_become_rare() -> None:
+    """Each waits twice as long as the one before, for there is no client that waits. A request does not."""
+    clock = ManualClock()
+    under_way = Flights(clock)
+    begun = []
+    for second in range(1000):
+        if under_way.join("a", in_background=True)[1]:
+            begun.append(second)
+        clock.advance(1)
+    assert begun == [0, 30, 90, 210, 450, 930]
+    assert under_way.join("a")[1]
+    assert not under_way.join("a")[1]
+    (flight,) = under_way._flights.values()
+    under_way.land("a", flight, Landing.STORED)
+    clock.advance(PATIENCE)
+    assert under_way.join("a", in_background=True)[1]
+    clock.advance(PATIENCE)
+    assert under_way.join("a", in_background=True)[1], "after one that ended"
 
 
 class HungAt(Origin):

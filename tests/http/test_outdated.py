@@ -13,11 +13,14 @@ from redis_server import wait_until
 from cachekit import IntelligentCache
 from cachekit.http import ASGICache, WSGICache
 from cachekit.http.asgi import Scope
+from cachekit.http.rfc9111 import Head, Stored, is_of
 from cachekit.testing import ManualClock
 
 httpx = pytest.importorskip("httpx", reason="the transports need httpx")
 
 FOR_A_WHILE = ("Cache-Control", "max-age=10, stale-while-revalidate=600, stale-if-error=600")
+
+IF_ERROR = "max-age=10, stale-if-error=600"
 
 LAST = ("Last-Modified", "Mon, 13 Nov 2023 22:13:20 GMT")
 
@@ -41,11 +44,15 @@ class Cached:
             self._app = ASGICache(Origin(self._of_scope), cache)
         elif kind == "WSGI":
             self._app = WSGICache(WSGIOrigin(self._of_environ), cache)
-        else:
+        elif kind == "httpx":
             from cachekit.http import CachedTransport
 
             transport = CachedTransport(cache, httpx.MockTransport(self._of_request))
             self._app = httpx.Client(transport=transport)
+        else:
+            from cachekit.http import AsyncCachedTransport
+
+            self._app = AsyncCachedTransport(cache, httpx.MockTransport(self._of_request))
 
     def _page(self, fields: dict[str, str]) -> Page:
         self.asked.append(fields)
@@ -75,16 +82,28 @@ class Cached:
         if self._kind == "WSGI":
             got = call(self._app, headers=headers)
             collapsing = self._app._collapsing
-        else:
-            of_httpx = self._app.get("http://example.com/", headers=list(headers))
-            fields = [(name.lower(), value) for name, value in of_httpx.headers.items()]
-            got = Response(of_httpx.status_code, fields, of_httpx.content)
+        elif self._kind == "httpx":
+            got = _of_httpx(self._app.get("http://example.com/", headers=list(headers)))
             collapsing = self._app._transport._collapsing
+        else:
+
+            async def ask() -> Response:
+                client = httpx.AsyncClient(transport=self._app)
+                got = _of_httpx(await client.get("http://example.com/", headers=list(headers)))
+                await asyncio.gather(*self._app._collapsing._tasks)
+                return got
+
+            return asyncio.run(ask())
         wait_until(lambda: not collapsing._flights._flights, "revalidations are done")
         return got
 
 
-KINDS = pytest.mark.parametrize("kind", ["ASGI", "WSGI", "httpx"])
+def _of_httpx(got: Any) -> Response:
+    fields = [(name.lower(), value) for name, value in got.headers.items()]
+    return Response(got.status_code, fields, got.content)
+
+
+KINDS = pytest.mark.parametrize("kind", ["ASGI", "WSGI", "httpx", "httpx, awaited"])
 
 
 def tagged(etag: str, status: int = 200, says: str = "max-age=10") -> Page:
@@ -130,6 +149,69 @@ def test_a_304_about_another_response_in_the_background(kind: str) -> None:
     assert cached.get().body == b'"a"'
     got = cached.get()
     assert (got.body, got.is_hit, len(cached.asked)) == (b'"b"', True, 3)
+
+
+@KINDS
+def test_a_304_about_another_response_and_then_an_error(kind: str) -> None:
+    """The stored response is still the one to serve on an error."""
+    cached = Cached(kind, tagged('"a"', says=IF_ERROR), tagged('"b"', 304), Page((), b"error", 503))
+    cached.get()
+    cached.clock.advance(11)
+    got = cached.get()
+    assert (got.status, got.body) == (200, b'"a"')
+    assert got.cache_status.endswith("detail=stale-if-error")
+    assert len(cached.asked) == 3
+    cached.pages = [tagged('"b"', says=IF_ERROR)]
+    assert cached.get().body == cached.get().body == b'"b"'
+
+
+@KINDS
+def test_a_304_about_another_response_that_may_not_be_stored(kind: str) -> None:
+    says = "no-store" if kind.startswith("httpx") else "private"
+    cached = Cached(kind, tagged('"a"', says=IF_ERROR), tagged('"b"', 304), tagged('"b"', 200, says))
+    cached.get()
+    cached.clock.advance(11)
+    assert cached.get().body == b'"b"'
+    cached.pages = [Page((), b"error", 503)]
+    assert cached.get().body == b"error", "the stored one is outdated"
+
+
+@KINDS
+def test_a_fresh_page_that_the_origin_no_longer_has(kind: str) -> None:
+    """A client asks for it again, and its 304 says that it has changed."""
+    says = "no-store" if kind.startswith("httpx") else "private"
+    cached = Cached(kind, tagged('"a"'), tagged('"b"', 304), tagged('"b"', 200, says))
+    cached.get()
+    assert [cached.get(("Cache-Control", "no-cache")).body, cached.get().body] == [b'"b"'] * 2
+
+
+@KINDS
+def test_a_304_to_an_unusual_request_freshens_nothing(kind: str) -> None:
+    """What such a request gets may be of this client alone."""
+    cached = Cached(kind, tagged('"a"'), tagged('"a"', 304))
+    cached.get()
+    cached.clock.advance(11)
+    got = cached.get(("User-Agent", "x" * 9000))
+    assert got.body == b'"a"'
+    assert "detail=large-request" in got.cache_status
+    assert cached.get().cache_status == "cachekit; fwd=stale; fwd-status=304; stored"
+    assert cached.get().is_hit
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "is_same"),
+    [
+        (['"a"'], ['"a"'], True), (['"a"'], ['W/"a"'], True), (['W/"a"'], ['"a"'], True), (['"a"'], [], True),
+        (['"a"'], ['"b"'], False), (['W/"a"'], ['"b"'], False), (['"a"'], ['"a"', '"b"'], False),
+        ([], [], True), ([], ['"b"'], False), ([], ['W/"b"'], True),
+        (['"a"'], ["a"], False), (["a"], ["a"], True),
+    ],
+)  # fmt: skip
+def test_which_response_a_304_is_about(own: list[str], given: list[str], is_same: bool) -> None:
+    def head(status: int, tags: list[str]) -> Head:
+        return Head(status, [(b"etag", tag.encode()) for tag in tags], 0.0, 0.0)
+
+    assert is_of(head(304, given), Stored(head(200, own), b"")) is is_same
 
 
 class Closing:
@@ -180,6 +262,9 @@ GONE = [
     Page((("Cache-Control", "no-store"),), b"new", 410),
     Page((), b"new", 404),
     Page((("Cache-Control", "no-store"),), b"new", 403),
+    Page((("Cache-Control", "no-store"),), b"new", 401),
+    Page((("Cache-Control", "no-store"),), b"new", 402),
+    Page((("Cache-Control", "no-store"),), b"new", 451),
     Page((("Location", "/login"),), b"new", 302),
     Page((("Set-Cookie", "id=1"), ("Cache-Control", "max-age=60")), b"new"),
 ]
@@ -226,6 +311,11 @@ KEPT = [
     (Page((), b"new", 429), ()),
     (Page((), b"new", 400), ()),
     (Page((("Cache-Control", "max-age=60"),), b"new"), (("Cookie", "id=1"),)),
+    (Page((("Cache-Control", "max-age=60"),), b"new"), (("Authorization", "Basic x"),)),
+    # What a user gets may be for this user alone, where the page of others is for all.
+    (Page((("Cache-Control", "private"),), b"new"), (("Cookie", "id=1"),)),
+    (Page((("Cache-Control", "no-store"),), b"new"), (("Authorization", "Basic x"),)),
+    (Page((("Cache-Control", "max-age=60"), ("Set-Cookie", "id=2")), b"new"), (("Cookie", "id=1"),)),
     (Page((("Content-Type", "text/event-stream"), ("Cache-Control", "max-age=60")), b"new"), ()),
 ]
 
@@ -240,7 +330,9 @@ def test_a_response_that_says_nothing_of_the_page_drops_nothing(
     cached.clock.advance(11)
     for _ in range(3):
         got = cached.get(*asked)
-        assert (got.body, got.is_hit) == (b"old", True)
+        assert (got.body, got.is_hit) == (b"old", True) or "Authorization" in dict(asked)
+    got = cached.get()
+    assert (got.body, got.is_hit) == (b"old", True)
 
 
 def test_a_reload_of_a_fresh_page_drops_nothing() -> None:
@@ -253,7 +345,7 @@ def test_a_reload_of_a_fresh_page_drops_nothing() -> None:
 
 @KINDS
 def test_a_304_that_makes_a_stale_page_private_drops_it(kind: str) -> None:
-    says = "private" if kind != "httpx" else "no-store"
+    says = "no-store" if kind.startswith("httpx") else "private"
     cached = Cached(
         kind, tagged('"a"', says=FOR_A_WHILE[1]), tagged('"a"', 304, says), tagged('"b"', 200, says)
     )

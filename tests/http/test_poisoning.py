@@ -7,7 +7,7 @@ cacheable, without a `Vary`.
 from __future__ import annotations
 
 import asyncio
-import io
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -308,7 +308,17 @@ def of_user(app: WSGICache, **variables: str) -> tuple[bytes, str]:
     return body, told.get("Cache-Status") or told["cache-status"]
 
 
-@pytest.mark.parametrize("name", ["REMOTE_USER", "AUTH_TYPE", "LOGON_USER", "AUTH_USER", "SSL_CLIENT_S_DN"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "REMOTE_USER",
+        "AUTH_TYPE",
+        "LOGON_USER",
+        "AUTH_USER",
+        "SSL_CLIENT_S_DN",
+        "SSL_CLIENT_CERT",
+    ],
+)
 def test_a_page_for_a_user_whom_the_server_has_checked_is_not_stored(name: str) -> None:
     app = WSGICache(
         WSGIOrigin(lambda environ: Page((FRESH,), environ.get(name, "").encode())), memory_cache()
@@ -336,8 +346,31 @@ def test_a_user_whom_the_server_has_checked_counts_as_authorization() -> None:
 
 
 class User:
-    def __init__(self, is_authenticated: bool) -> None:
+    """One of middleware.
+
+    Args:
+        is_authenticated: what it says.
+        says: its other attributes.
+    """
+
+    def __init__(self, is_authenticated: bool = True, **says: object) -> None:
         self.is_authenticated = is_authenticated
+        self.__dict__ |= says
+
+
+class Unfinished:
+    """A user as Starlette's base class has it, and one that is still to be loaded."""
+
+    @property
+    def is_authenticated(self) -> bool:
+        raise NotImplementedError
+
+    identity = pk = is_authenticated
+
+
+class WithName(Unfinished):
+    def __init__(self, username: str) -> None:
+        self.username = username
 
 
 @pytest.mark.parametrize(
@@ -346,6 +379,7 @@ class User:
         ({"user": User(True)}, False),
         ({"user": "alice"}, False),
         ({"user": User(False)}, True),
+        ({"user": Unfinished()}, False),
         ({"user": None}, True),
         ({"extensions": {"tls": {"client_cert_name": "CN=alice"}}}, False),
         ({"extensions": {"tls": {"client_cert_chain": ["alice"]}}}, False),
@@ -364,135 +398,64 @@ async def test_a_user_whom_an_asgi_server_or_middleware_has_checked(
     assert (await fetch(app)).is_stored is is_stored
 
 
-# -- content without a length ---------------------------------------------------------------------------
-
-
-async def echoing(scope: Scope, receive: Receive, send: Send) -> None:
-    """A page that shows the content of its request."""
-    content, more = b"", True
-    while more:
-        message = await receive()
-        assert message["type"] == "http.request"
-        content += message["body"]
-        more = message["more_body"]
-    await Origin(Page((FRESH,), b"page" + content))(scope, receive, send)
-
-
-def over_http2(app: Application) -> Application:
-    async def called(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "http_version": "2"}, receive, send)
-
-    return called
-
-
-@pytest.mark.parametrize("version", ["1.1", "2"])
-@pytest.mark.parametrize("parts", [[b"evil"], [b"", b"evil"], [b"e", b"vil"], [b"evil", b""]], ids=repr)
-@on_a_loop
-async def test_content_without_a_length_shapes_no_page(version: str, parts: list[bytes]) -> None:
-    """As HTTP/2 has it: only the messages of the client tell that there is content."""
-    cached = ASGICache(echoing, memory_cache())
-    app = over_http2(cached) if version == "2" else cached
-    fat = Client(app)
-    messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
-    messages[-1]["more_body"] = False
-
-    async def receive() -> Any:
-        return messages.pop(0)
-
-    fat._receive = receive  # type: ignore[method-assign]
-    got = await fat.run()
-    assert (got.body, got.cache_status) == (b"pageevil", "cachekit; fwd=bypass; detail=request-content")
-    assert (await fetch(app)).body == b"page"
-    assert (await fetch(app)).is_hit
-
-
-@on_a_loop
-async def test_content_over_http2_is_passed_on_though_the_page_is_stored() -> None:
-    app = over_http2(ASGICache(echoing, memory_cache()))
-    assert (await fetch(app)).is_stored
-    got = await fetch(app, body=b"mine")
-    assert (got.body, got.cache_status) == (b"pagemine", "cachekit; fwd=bypass; detail=request-content")
-    assert (await fetch(app)).body == b"page"
-
-
-@pytest.mark.parametrize("version", ["1.1", "2"])
-@on_a_loop
-async def test_content_that_comes_late_shapes_no_page_and_holds_up_no_other(version: str) -> None:
-    calls, is_passed_on = [], asyncio.Event()
-
-    async def origin(scope: Scope, receive: Receive, send: Send) -> None:
-        calls.append(scope)
-        if len(calls) == 2:  # the first is that of the other client
-            is_passed_on.set()
-        await echoing(scope, receive, send)
-
-    cached = ASGICache(origin, memory_cache())
-    app = over_http2(cached) if version == "2" else cached
-    late, sent = Client(app), asyncio.Event()
-    messages = [{"type": "http.request", "body": b"evil", "more_body": False}]
-
-    async def receive() -> Any:
-        await sent.wait()
-        return messages.pop(0)
-
-    late._receive = receive  # type: ignore[method-assign]
-    task = asyncio.create_task(late.run())
-    await asyncio.sleep(0)
-    assert (await asyncio.wait_for(fetch(app), 20)).body == b"page"
-    await asyncio.wait_for(is_passed_on.wait(), 20)
-    sent.set()
-    assert "detail=request-content" in (await task).cache_status
-    assert (await fetch(app)).body == b"page"
-
-
-@on_a_loop
-async def test_a_client_that_goes_away_before_its_content_leaves_nothing() -> None:
-    app = over_http2(ASGICache(echoing, memory_cache()))
-    client = Client(app)
-    asked = asyncio.Event()
-
-    async def receive() -> Any:
-        asked.set()
-        await asyncio.Event().wait()
-
-    client._receive = receive  # type: ignore[method-assign]
-    task = asyncio.create_task(client.run())
-    await asked.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert len(asyncio.all_tasks()) == 1
-    assert (await fetch(app)).body == b"page"
-
-
-class Unseekable(io.BytesIO):
-    def seekable(self) -> bool:
-        return False
-
-
 @pytest.mark.parametrize(
-    ("stream", "is_terminated", "got"),
-    [(Unseekable, True, b"pageevil"), (io.BytesIO, False, b"pageevil"), (Unseekable, False, b"page")],
-    ids=["terminated", "seekable", "endless"],
+    ("one", "other"),
+    [
+        (User(username="alice"), User(username="bob")),
+        (User(pk=1), User(pk=2)),
+        (User(identity="1"), User(identity="2")),
+        (User(id=uuid.UUID(int=1)), User(id=uuid.UUID(int=2))),
+        (WithName("alice"), WithName("bob")),
+        ("alice", "bob"),
+        (1, 2),
+    ],
 )
-def test_content_without_a_length_shapes_no_page_of_a_wsgi_application(
-    stream: type[io.BytesIO], is_terminated: bool, got: bytes
-) -> None:
-    """What the server has for an application that reads more than PEP 3333 permits."""
-    app = WSGICache(
-        WSGIOrigin(lambda environ: Page((FRESH,), b"page" + environ["wsgi.input"].read())), memory_cache()
-    )
+@on_a_loop
+async def test_users_are_told_apart_by_what_they_say(one: object, other: object) -> None:
+    """Where a page is for all, and is another one with other credentials."""
+    for_all = (("Cache-Control", "public, max-age=60"), ("Vary", "Authorization"))
+    origin = Origin(lambda scope: Page(for_all, repr(scope["user"]).encode()))
+    cached = ASGICache(origin, memory_cache())
 
-    def ask(content: bytes) -> bytes:
-        environ = environ_of("/", "GET", ()) | {"wsgi.input": stream(content)}
-        if is_terminated:
-            environ["wsgi.input_terminated"] = True
-        return b"".join(app(environ, lambda *_: len))
+    def app(user: object) -> Application:
+        async def called(scope: Scope, receive: Receive, send: Send) -> None:
+            await cached({**scope, "user": user}, receive, send)
 
-    assert ask(b"evil") == got
-    assert ask(b"") == b"page"
-    assert ask(b"evil") == got
-    assert ask(b"") == b"page"
+        return called
+
+    for _ in range(2):
+        for user in (one, other):
+            assert (await fetch(app(user))).body == repr(user).encode()
+    assert origin.count == 2
+    for unknown in (User(), Unfinished(), User(pk=None, username=""), True):
+        for _ in range(2):  # it may be another one each time
+            assert not (await fetch(app(unknown))).is_hit
+
+
+@on_a_loop
+async def test_users_are_told_apart_by_their_certificates() -> None:
+    for_all = (("Cache-Control", "public, max-age=60"), ("Vary", "Authorization"))
+    origin = Origin(lambda scope: Page(for_all, repr(scope["extensions"]).encode()))
+    cached = ASGICache(origin, memory_cache())
+
+    async def ask(tls: dict[str, Any]) -> bytes:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await cached({**scope, "extensions": {"tls": tls}}, receive, send)
+
+        return (await fetch(app)).body
+
+    seen: list[dict[str, Any]] = [
+        {"client_cert_name": "CN=alice"}, {"client_cert_name": "CN=bob"},
+        {"client_cert_name": None, "client_cert_chain": ["a"]},
+        {"client_cert_name": None, "client_cert_chain": ["b"]},
+    ]  # fmt: skip
+    for _ in range(2):
+        for tls in seen:
+            assert await ask(tls) == repr({"tls": tls}).encode()
+    assert origin.count == len(seen)
+
+
+# -- fields that select -----------------------------------------------------------------------------------
 
 
 @on_a_loop
@@ -531,6 +494,21 @@ async def test_an_underscore_is_a_hyphen_for_an_application_with_variables(name:
     assert (await fetch(app)).is_hit
 
 
+@on_a_loop
+async def test_a_field_that_is_part_of_no_key_selects_where_vary_names_it() -> None:
+    """Also with underscores, as a bridge to WSGI reads it."""
+
+    def page(scope: Scope) -> Page:
+        variables = {field.decode().upper().replace("-", "_"): value for field, value in scope["headers"]}
+        return Page((FRESH, ("Vary", "X-Forwarded-For")), variables.get("X_FORWARDED_FOR", b"none"))
+
+    app = ASGICache(Origin(page), memory_cache())
+    for _ in range(2):
+        for name, address in ("X-Forwarded-For", "1"), ("X_Forwarded_For", "2"), ("X-Forwarded-For", "3"):
+            assert (await fetch(app, headers=[(name, address)])).body == address.encode()
+        assert (await fetch(app)).body == b"none"
+
+
 def test_a_vary_with_underscores_selects_by_the_field() -> None:
     def page(environ: dict[str, Any]) -> Page:
         return Page((FRESH, ("Vary", "Session_Kind")), environ.get("HTTP_SESSION_KIND", "").encode())
@@ -545,7 +523,7 @@ def test_a_vary_with_underscores_selects_by_the_field() -> None:
 async def test_fields_to_ignore_may_have_underscores() -> None:
     origin = Origin()
     app = ASGICache(origin, memory_cache(), ignore=["x_edge", "Request-Number"])
-    for name in ("X-Edge", "X_Edge", "Request_Number", "X_Request_Id", "X_Forwarded_For"):
+    for name in ("X-Edge", "X_Edge", "Request_Number", "X_Request_Id", "X_Forwarded_For", "X_B3_TraceId"):
         await fetch(app, headers=[(name, name)])
     assert origin.count == 1
 

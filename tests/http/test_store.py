@@ -14,7 +14,8 @@ from redis_server import wait_until
 
 from cachekit import IntelligentCache, MemoryCache, RedisCache
 from cachekit.http import ASGICache
-from cachekit.http.flights import Flights, Landing
+from cachekit.http.asgi import Receive, Scope, Send
+from cachekit.http.flights import PATIENCE, Flights, Landing
 from cachekit.http.keys import Keys, tag_of_path, tag_of_url
 from cachekit.http.rfc9111 import Policy
 from cachekit.http.store import ResponseStore
@@ -73,6 +74,68 @@ def test_another_host_invalidates_a_page_that_is_being_made(
         second.close()
 
     asyncio.run(main())
+
+
+class Overtaken(Origin):
+    """An application whose calls end when the test says so, each with a page of its own."""
+
+    def __init__(self, *pages: Page) -> None:
+        super().__init__()
+        self._pages = list(pages)
+        self._ends = [asyncio.Event() for _ in pages]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        number = self.count
+        self.calls.append(scope)
+        await self._ends[number].wait()
+        await Origin(self._pages[number])(scope, receive, send)
+
+    def end(self, number: int) -> None:
+        self._ends[number].set()
+
+
+@pytest.mark.parametrize("vary", [(), (("Vary", "Accept"),)], ids=["one", "variants"])
+@pytest.mark.parametrize(
+    ("status", "etag"), [(200, '"1"'), (304, '"0"'), (404, '"1"')], ids=["page", "validation", "gone"]
+)
+@on_a_loop
+async def test_a_call_that_was_overtaken_leaves_the_newer_page(
+    status: int, etag: str, vary: tuple[tuple[str, str], ...]
+) -> None:
+    """Its page was made before the newer one was asked for."""
+    says, clock = ("Cache-Control", "max-age=10, stale-while-revalidate=600"), ManualClock()
+    fresh = (says, ("ETag", '"0"'), *vary)
+    late = (("Cache-Control", "no-store"),) if status == 404 else (says, ("ETag", etag), *vary)
+    origin = Overtaken(Page(fresh, b"old"), Page(late, b"late", status), Page((says, *vary), b"new"))
+    app = ASGICache(origin, memory_cache(clock))
+    origin.end(0)
+    await fetch(app)
+    clock.advance(11)
+    assert (await fetch(app)).body == b"old"
+    await until(lambda: origin.count == 2, "the page is revalidated")
+    clock.advance(PATIENCE)
+    assert (await fetch(app)).body == b"old"
+    await until(lambda: origin.count == 3, "another call takes the place of the one that hangs")
+    origin.end(2)
+    tasks = app._collapsing._tasks
+    await until(lambda: len(tasks) == 1, "the newer page is there")
+    assert (await fetch(app)).body == b"new"
+    origin.end(1)
+    await until(lambda: not tasks, "the older call has ended")
+    assert (await fetch(app)).body == b"new"
+
+
+@on_a_loop
+async def test_a_clock_that_was_set_back_keeps_no_page() -> None:
+    """One that is newer than now is not taken for newer than what was just asked for."""
+    clock = ManualClock()
+    origin = Origin(Page(body=b"old"))
+    app = ASGICache(origin, memory_cache(clock))
+    await fetch(app)
+    clock.jump(-3600)
+    origin.page = Page(body=b"new")
+    assert (await fetch(app, headers=[("Cache-Control", "no-cache")])).body == b"new"
+    assert (await fetch(app)).body == b"new"
 
 
 @on_a_loop

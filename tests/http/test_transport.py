@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -299,15 +299,39 @@ def test_tasks_that_ask_together_fetch_once(server: Server) -> None:
     assert server.count == 1
 
 
-def test_content_without_a_length_is_passed_on() -> None:
-    """As a client may send it over HTTP/2."""
-    from cachekit.http import CachedTransport
+@pytest.mark.parametrize("kind", ["blocking", "awaited"])
+@pytest.mark.parametrize("made_as", ["bytes", "generator"])
+def test_content_without_a_length_is_passed_on(kind: str, made_as: str) -> None:
+    """As a client may send it over HTTP/2. What a generator has is known only when it is sent."""
+    from cachekit.http import AsyncCachedTransport, CachedTransport
 
-    transport = httpx.MockTransport(lambda asked: httpx.Response(200, headers=FRESH, content=asked.read()))
-    client = httpx.Client(transport=CachedTransport(memory_cache(), transport))
-    for content in (b"evil", b"", b"evil", b""):
+    async def echo(asked: Any) -> Any:
+        return httpx.Response(200, headers=FRESH, content=await asked.aread())
+
+    def blocking_echo(asked: Any) -> Any:
+        return httpx.Response(200, headers=FRESH, content=asked.read())
+
+    async def awaited(content: bytes) -> Any:
+        async def generated() -> AsyncIterator[bytes]:
+            yield content
+
+        transport = AsyncCachedTransport(cache, httpx.MockTransport(echo))
+        client = httpx.AsyncClient(transport=transport)
+        return await client.send(without_length(client, generated() if is_generated else content))
+
+    def blocking(content: bytes) -> Any:
+        client = httpx.Client(transport=CachedTransport(cache, httpx.MockTransport(blocking_echo)))
+        return client.send(without_length(client, iter([content]) if is_generated else content))
+
+    def without_length(client: Any, content: Any) -> Any:
         asked = client.build_request("GET", "http://example.com/", content=content)
-        asked.headers.pop("Content-Length", None)
-        got = client.send(asked)
+        for name in ("Content-Length", "Transfer-Encoding"):
+            asked.headers.pop(name, None)
+        return asked
+
+    cache, is_generated = memory_cache(), made_as == "generator"
+    for content in (b"evil", b"", b"evil", b""):
+        got = asyncio.run(awaited(content)) if kind == "awaited" else blocking(content)
         assert got.content == content
-        assert ("detail=request-content" in got.headers["cache-status"]) is bool(content)
+        is_passed_on = "detail=request-content" in got.headers["cache-status"]
+        assert is_passed_on is (is_generated or bool(content))

@@ -42,7 +42,7 @@ SETUPS: Final = {
     "ASGI": Setup("uvicorn", "asgi", required=155, optimal=91),
     "ASGI, strict": Setup("uvicorn", "asgi", "strict", required=154, optimal=90),
     "WSGI": Setup("gunicorn", "wsgi", required=153, optimal=91),
-    "httpx": Setup("uvicorn", "transport", required=130, optimal=64, is_private=True),
+    "httpx": Setup("uvicorn", "transport", required=131, optimal=64, is_private=True),
     "hishel": Setup("uvicorn", "hishel"),
     "nginx": Setup("nginx"),
     "varnish": Setup("varnishd"),
