@@ -343,6 +343,12 @@ class TestVerify:
 
 
 class TestPurge:
+    def test_a_no_needs_no_remedy(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "cachekit", "purge", str(fill(tmp_path))]
+        ended = subprocess.run(command, input=b"n\n", capture_output=True, timeout=200)
+        assert (ended.returncode, ended.stderr) == (1, b"")
+        assert b"Nothing was removed." in ended.stdout
+
     @pytest.mark.parametrize("answer", [b"", b"\xff\n", None])
     def test_no_answer_is_no(self, tmp_path: Path, answer: bytes | None) -> None:
         """An end of file, an answer that is no text, a closed stdin: nothing is removed."""

@@ -146,6 +146,8 @@ def test_a_narrow_terminal_shows_fewer_columns(width: int) -> None:
     read = SharedFigures(counters, gauges, (process(counters, sizes=(sizes,)),), 0)
     wide, narrow = drawn(read, width=200), drawn(read, width=width)
     assert "…" not in narrow
+    for row in ("memory", "file"):
+        assert re.search(rf"^\s*{row}\b", narrow, re.MULTILINE), "each row says what it is of"
     assert "lookups" in narrow
     assert "OUT" in narrow
     assert "health" in narrow

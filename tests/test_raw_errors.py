@@ -14,7 +14,12 @@ import cachekit
 from cachekit import FileCache, IntelligentCache, KeyEncodingError, MemoryCache, RedisCache, aio
 
 
-@pytest.mark.parametrize("wrong", [5, None, "now", len])
+class HalfClock:
+    def __init__(self, method: str) -> None:
+        setattr(self, method, lambda: 0.0)
+
+
+@pytest.mark.parametrize("wrong", [5, None, "now", len, HalfClock("time"), HalfClock("monotonic")])
 def test_a_clock_that_is_none(wrong: Any, tmp_path: Path) -> None:
     """Every tier says so when it is made."""
     tiers: list[Callable[..., object]] = [

@@ -273,6 +273,15 @@ class TestCounts:
         assert rows[OPTIMUM][2] == "66.67"
         assert "Advice: MemoryCache(4000)" in text
 
+    def test_a_sample_for_the_file_tier(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The note names entries of the whole cache, and the advice a size that was asked for."""
+        (tmp_path / "log").write_text("\n".join(f"k{number % 1500}" for number in range(4500)))
+        sizes = ["--sizes", "10,4000", "--policies", "lru", "--file-tier", "--sample", "0.5"]
+        text = shown(tmp_path / "log", *sizes, capsys=capsys)
+        assert table(text.replace("file tier", "file-tier"))["file-tier"][0] == "-"
+        assert "-: the file tier needs at least 1.0 MiB, which are 2,048 entries of 1 KiB" in text
+        assert "Advice: MemoryCache(4000)" in text
+
     def test_two_logs_are_one_stream(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """In the order in which they are named; the sum of requests, and keys in both counted once."""
         (tmp_path / "1").write_text("a\nb\n")

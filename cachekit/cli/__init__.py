@@ -213,15 +213,12 @@ def _file(text: str) -> str:
 
 
 def _server(text: str) -> str:
-    try:
-        from cachekit.tiers.redis.tier import RedisCache
+    from cachekit.cli.directory import DirectoryError
+    from cachekit.cli.watched import server_tier
 
-        RedisCache(url=text).close()  # it has not connected
-    except ImportError as error:
-        raise argparse.ArgumentTypeError(
-            f"a server needs redis-py: pip install 'cachekit-tiered[redis]' ({error})"
-        ) from None
-    except ValueError as error:
+    try:
+        server_tier(text).close()
+    except DirectoryError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
 

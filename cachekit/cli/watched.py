@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from cachekit.cli.directory import ArgumentError, DirectoryError, cache_directory
 from cachekit.monitoring.reading import FiguresReader, HostReader
 from cachekit.monitoring.wanted import LONGEST
+
+if TYPE_CHECKING:
+    from cachekit.tiers.redis.tier import RedisCache
 
 #: What the URL of a server begins with.
 _URLS = ("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "unix://")
@@ -34,12 +37,25 @@ def reader_of(place: str | None, prefix: str | None, seconds: float = LONGEST) -
 
 
 def _of_server(url: str, prefix: str | None, seconds: float) -> FiguresReader:
+    options = {} if prefix is None else {"key_prefix": prefix}
+    tier = server_tier(url, timeout=_TIMEOUT, **options)
+
+    from cachekit.monitoring.fleet import FleetReader
+
+    return FleetReader(tier, seconds=seconds)
+
+
+def server_tier(url: str, **options: Any) -> RedisCache:
+    """Return the tier of a server, which has not connected.
+
+    Raises:
+        ArgumentError: It is not the URL of a server, or an option is wrong.
+        DirectoryError: redis-py is not installed.
+    """
     try:
-        from cachekit.monitoring.fleet import FleetReader
         from cachekit.tiers.redis.tier import RedisCache
 
-        make = partial(RedisCache, url=url, timeout=_TIMEOUT)
-        return FleetReader(make() if prefix is None else make(key_prefix=prefix), seconds=seconds)
+        return RedisCache(url=url, **options)
     except ImportError as error:
         raise DirectoryError(
             f"a server needs redis-py: pip install 'cachekit-tiered[redis]' ({error})"

@@ -417,6 +417,7 @@ def test_manage_check_shows_our_errors(tmp_path: Path) -> None:
         ({"OPTIONS": {"max_sise": 5}}, "OPTIONS has 'max_sise'"),
         ({"OPTIONS": {"max_size": 0}}, "max_size must be"),
         ({"LOCATION": "nowhere.at:all"}, "cannot be imported"),
+        ({"LOCATION": f"{__name__}:no_cache_of_this_name"}, "cannot be imported"),
         ({"LOCATION": str(tmp_path / "file")}, "Not a directory"),
     ):
         caches_ = {"default": {"BACKEND": BACKEND} | params}
