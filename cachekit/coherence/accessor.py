@@ -16,6 +16,7 @@ from cachekit.coherence.notifications import acting_for
 from cachekit.coherence.pattern_union import union_of
 from cachekit.coherence.pending_invalidations import Invalidations, PendingInvalidations
 from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.runtime.clock import Clock, SystemClock, source_of
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
@@ -100,7 +101,7 @@ class TierAccessor(Generic[T]):
         self._actor = actor
         # Asked once: an `isinstance` with a Protocol looks at each of its members.
         self._is_server = isinstance(tier, ServerTier)
-        self._storing = _methods(tier, _STORING)
+        self._storing = _methods(tier, _STORING) | {self.put_now_of()}
         self._lookups = _methods(tier, _LOOKUPS)
         self._get_many = _methods(tier, ("get_many",)) | {self.values_of()}
         clock = SystemClock() if clock is None else clock
@@ -191,6 +192,14 @@ class TierAccessor(Generic[T]):
         from cachekit.tiers.server_methods import values_of  # which only tiers on servers need
 
         return values_of(self.tier)
+
+    def put_now_of(self) -> Callable[[Sequence[CacheEntry]], None] | None:
+        """Return what stores entries in fewer round trips than `put`; None where the tier has no such way."""
+        if not self._is_server:
+            return None
+        from cachekit.tiers.server_methods import put_now_of
+
+        return put_now_of(self.tier)
 
     def _refuse(self, operation: Callable[..., object], args: tuple[Any, ...]) -> Unavailable:
         self.refused += 1

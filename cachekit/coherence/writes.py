@@ -424,8 +424,12 @@ class TierWrites:
         memory = self._memory
         keys = [entry.key for entry in entries]
         fences = memory.fresh_fences(keys, tags)
-        origin = self._fresh_origin(redis, tags, None, steps)
-        self._write_redis(redis, entries, origin, None, ALL, steps)
+        put_now = redis.put_now_of()
+        if put_now is None:
+            origin = self._fresh_origin(redis, tags, None, steps)
+            self._write_redis(redis, entries, origin, None, ALL, steps)
+        elif steps.call(redis, put_now, entries) is UNAVAILABLE:
+            redis.missed_keys(keys)
         if not memory.keeps:
             memory.break_fences(keys)  # once more: a load may have begun before the server had the value
             return

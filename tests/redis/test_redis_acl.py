@@ -111,6 +111,7 @@ def every(cache: RedisCache) -> None:
         lambda: cache.set_value("k", 1),
         lambda: cache.set_value("k", 1, ttl=60, tags={"t"}),
         lambda: cache.set_value("k", 1, tags={"t"}),
+        lambda: cache.fence("k", {"t"}),
         lambda: cache.set_value("l", 1),
         lambda: cache.get("k"),
         lambda: cache.get_many(["k", "l"]),

@@ -223,6 +223,29 @@ class Entries:
             self._store.put_one(entry.key, write)
             self._counter.sets += 1
 
+    def put_now(self, entries: Sequence[CacheEntry]) -> None:
+        """Store entries that have the same tags, with the tokens that these have now.
+
+        One round trip for one entry if the tokens were foreseen.
+        """
+        tags = entries[0].tags
+        if len(entries) == 1:
+            tokens = self._store.foreseen_tokens(tags)
+            if tokens is not None and self._put_if_foreseen(entries[0], tokens):
+                return
+        origin = ServerTokens(fresh(), self._store.tokens([], tags)[1])
+        self.put([(entry, origin) for entry in entries])
+
+    def _put_if_foreseen(self, entry: CacheEntry, tokens: Mapping[str, int]) -> bool:
+        """Store an entry if the tags have these tokens; return False if they have others."""
+        write = self._write(entry, ServerTokens(fresh(), tokens))
+        if write is None:
+            return False  # it has expired, which `put` knows
+        if not self._store.replace(entry.key, write, same_tags=True):
+            return False
+        self._counter.sets += 1
+        return True
+
     def put(
         self, pairs: Sequence[tuple[CacheEntry, ServerTokens]], expect: ServerTokens | None = None
     ) -> bool:

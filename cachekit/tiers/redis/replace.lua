@@ -8,9 +8,10 @@
 -- ARGV[6]  the new token
 -- ARGV[7]  "", or the SHA-1 of the only value that may be replaced
 -- ARGV[8]  "", or the only token that may be replaced
+-- ARGV     then the token that each tag must have; or nothing, if they may have any
 --
--- Returns 1; or 0 if another value, or token, than the one that may be replaced is stored, and nothing was
--- changed. That is published as well: a missing number counts as a loss, and the fleet would drop all copies
+-- Returns 1; or 0 if another value, or token, than the one that may be replaced is stored, or if a tag has
+-- another token, and nothing was changed. That is published as well: a missing number counts as a loss, and the fleet would drop all copies
 -- in memory.
 -- Running it twice has the effect of running it once. With a token that may be replaced, it recognises the
 -- second run by its own token.
@@ -28,6 +29,11 @@ if ARGV[8] ~= '' then
     if held == ARGV[6] then
         return 1
     elseif held ~= ARGV[8] then
+        return 0
+    end
+end
+for i = 9, #ARGV do
+    if read(KEYS[i - 6]) ~= ARGV[i] then
         return 0
     end
 end

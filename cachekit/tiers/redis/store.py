@@ -23,6 +23,7 @@ from cachekit.tiers.redis.answers import is_bytes, is_count, is_count_or_nothing
 from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
+from cachekit.tiers.redis.foreseen_tokens import ForeseenTokens
 from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.resp import Argument, form_of
 from cachekit.tiers.redis.scripts import ADD, CREATE, MOST_DIGITS, PUT, REMOVE, REPLACE, TOKENS
@@ -66,6 +67,7 @@ class Store:
         self.is_cluster = server.is_cluster
         self._layout = layout
         self.bus = Bus(server, layout.channel)
+        self._foreseen = ForeseenTokens()
         # Of value, token, message, envelope, life and new token.
         self._put_form = form_of(
             b"EVALSHA", PUT.digest.encode(), b"2", None, None, layout.channel, None,
@@ -130,7 +132,13 @@ class Store:
             calls.append(Call(TOKENS, some, [*(fresh() for _ in some), *lives]))
         found = dict(zip(distinct, chain.from_iterable(self._server.run(calls)), strict=True))
         tokens = [int(found[name]) for name in names]
-        return tokens[: len(keys)], dict(zip(tags, tokens[len(keys) :], strict=True))
+        of_tags = dict(zip(tags, tokens[len(keys) :], strict=True))
+        self._foreseen.learn(of_tags)
+        return tokens[: len(keys)], of_tags
+
+    def foreseen_tokens(self, tags: Iterable[str]) -> dict[str, int] | None:
+        """Return the tokens that tags probably have; None if one is not known, and in a Cluster."""
+        return None if self.is_cluster else self._foreseen.of(tags)
 
     def is_current(self, key: str, origin: ServerTokens) -> bool:
         """Return whether the tokens are still those of the origin."""
@@ -140,6 +148,7 @@ class Store:
 
     def forget_tags(self, tags: Sequence[str]) -> None:
         """Remove the tags' tokens, and notify the fleet. An entry that names one of them has ended."""
+        self._foreseen.forget(tags)
         self._remove({tag: [self._layout.tag(tag)] for tag in tags}, "tags")
 
     def renew(self) -> None:
@@ -194,7 +203,13 @@ class Store:
                 self._server.run([Call(PUT, (value, bucket), said)])
 
     def replace(
-        self, key: str, write: Write, *, instead_of: bytes | None = None, expect: int | None = None
+        self,
+        key: str,
+        write: Write,
+        *,
+        instead_of: bytes | None = None,
+        expect: int | None = None,
+        same_tags: bool = False,
     ) -> bool:
         """Do what `put` does, unless another value, or token, is stored than the one given; return whether.
 
@@ -203,6 +218,7 @@ class Store:
             write: what to store.
             instead_of: the only envelope that may be replaced; None for any, or none.
             expect: the only token that may be replaced; None for any, or none.
+            same_tags: whether the tags must still have the tokens of the origin; not in a Cluster.
         """
         if self._server.is_cluster:
             self._prolong({key: write})
@@ -212,6 +228,7 @@ class Store:
             said = (
                 self.bus.channel, message, BUCKET_LIFE, envelope, "" if life is None else life, origin.token,
                 "" if instead_of is None else digest(instead_of), "" if expect is None else expect,
+                *(map(origin.tags.__getitem__, write.tags) if same_tags else ()),
             )  # fmt: skip
             (stored,) = self._server.run([Call(REPLACE, [*self._layout.names(key), *tags], said)])
         return bool(stored)

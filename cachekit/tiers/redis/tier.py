@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 from cachekit.errors import TierUnavailableError
 from cachekit.model.counters import LatencyHistogram
@@ -377,6 +377,13 @@ class RedisCache(ServerMethods):
         return self._entries.put([(entry, origin)], expect)
 
     @asks_server
+    def _put_now(self, entries: Sequence[CacheEntry]) -> None:
+        if len(entries) == 1 and not entries[0].tags:
+            self._entries.put_one(entries[0], ServerTokens(fresh(), {}))
+        else:
+            self._entries.put_now(entries)
+
+    @asks_server
     def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:  # noqa: ARG002  # as `put`
         """Do what `put` does unless the key has a live entry; return whether the entry was stored.
 
@@ -396,6 +403,9 @@ class RedisCache(ServerMethods):
             ValueError: an origin has no token for one of the entry's tags.
         """
         self._entries.put([(entry, origins[key]) for key, entry in entries.items()])
+
+    #: What `_put_now` does in one step.
+    _steps_of_put_now: ClassVar = (successor, put, put_many)
 
     @asks_server
     def add(self, key: str, entry: CacheEntry, origin: ServerTokens) -> CacheEntry | bool:
