@@ -16,7 +16,7 @@ from cachekit.http.fields import Headers
 from cachekit.http.flights import Landing
 from cachekit.http.keys import Target, host_of
 from cachekit.http.middleware import Middleware
-from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, UNNAMED, invalidates
 from cachekit.http.store import Fill, Found, ResponseStore
 from cachekit.model.display import shown_error, shown_key
 from cachekit.runtime.interrupts import is_interrupt, raise_interrupt
@@ -413,6 +413,8 @@ def _user_of(scope: Scope) -> str:
     tls = (scope.get("extensions") or {}).get("tls") or {}
     certificate = tls.get("client_cert_name") or tls.get("client_cert_chain") or ""
     user = _shown_user(scope.get("user"))
+    if user.startswith(UNNAMED):
+        return user
     return repr((certificate, user)) if certificate or user else ""
 
 
@@ -426,7 +428,7 @@ def _shown_user(user: Any) -> str:
     for said in (user, *(_read(partial(getattr, user, name, None)) for name in _IDENTITIES)):
         if isinstance(said, (str, int, UUID)) and not isinstance(said, bool) and said != "":
             return f"{type(user).__qualname__} {said}"
-    return uuid4().hex
+    return f"{UNNAMED}{uuid4().hex}"
 
 
 def _read(read: Callable[[], object]) -> object:
