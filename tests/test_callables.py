@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -198,10 +198,13 @@ class TestHolders:
             *(None, 1, "a", (), (1, ("a",)), frozenset()),
             *(CacheLevel.ALL, Path("a"), Decimal(1), int, len, str.upper, HTTPStatus.OK),
             *(str.__add__, operator.itemgetter(1), operator.attrgetter("a"), date(2026, 1, 1)),
+            *(operator.itemgetter(1, "a"), datetime(2026, 1, 1, tzinfo=UTC)),
         ]
         mutables: list[Any] = [
             *([], {}, set(), ([],), Scale(1), Plain(1), Plain, _with_default),
             *({}.get, [].append, {}.values(), functools.partial(len, []), Context(), localcontext(Context())),
+            *(operator.itemgetter([0]), operator.itemgetter(1, Scale(1))),
+            datetime(2026, 1, 1, tzinfo=Zone()),
         ]
         for constant in constants:
             assert not Signature(_with_default(constant), ()).defaults_vary
@@ -232,6 +235,19 @@ class TestHolders:
 
 class Rated:
     rate = 1
+
+
+class Zone(tzinfo):
+    """One that may change."""
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        return timedelta(0)
+
+    def dst(self, _: datetime | None) -> None:
+        return None
+
+    def tzname(self, _: datetime | None) -> str:
+        return "zone"
 
 
 def _with_default(default: Any) -> Any:

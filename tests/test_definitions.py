@@ -390,7 +390,7 @@ class TestAnnotations:
     def test_an_alias_that_cannot_be_evaluated_counts_by_its_name(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As where it stands in an annotation; one that can be evaluated counts by what it stands for."""
+        """And its module, as a type variable does; one that can be evaluated, by what it stands for."""
         made: dict[str, Any] = {}
         exec("type Ids = list[Missing]\ntype Names = list[Missing]", made)
         texts = [encode(made["Ids"]), encode(made["Names"])]
@@ -401,6 +401,9 @@ class TestAnnotations:
         made["Missing"] = str
         exec("type Ids = list[Missing]", made)
         texts.append(encode(made["Ids"]))
+        for module in ("one", "other"):
+            exec("type Ids = list[Missing]", named := {"__name__": module})
+            texts.append(encode(named["Ids"]))
         assert len(set(texts)) == len(texts)
 
 

@@ -129,5 +129,7 @@ def test_moments_of_pandas() -> None:
     winter = pd.Timestamp("2020-01-01", tz="Europe/Berlin"), pd.Timestamp("2020-01-01", tz="Europe/Paris")
     assert winter[0] == winter[1]
     assert asked.key(winter[0]) != asked.key(winter[1]), "the zones may differ later"
+    for moment in (winter[0], pd.Timestamp(1)):
+        assert asked.key(moment.replace(fold=1)) != asked.key(moment), "its `fold` may be read"
     with pytest.raises(KeyEncodingError, match="has no identity"):
         asked(pd.Index([1]))

@@ -232,6 +232,80 @@ def test_a_profiler_changes_no_key(tmp_path: Path) -> None:
     assert run("-m", "cProfile", "-o", "out", "script.py", cwd=tmp_path) == plain
 
 
+def test_a_class_that_was_an_argument_while_it_was_made(tmp_path: Path) -> None:
+    """It is refused then, and not any more when its module has it, under a profiler either."""
+    (tmp_path / "script.py").write_text(REGISTERED)
+    plain = run("script.py", cwd=tmp_path)
+    assert plain.startswith("refused\n")
+    assert f"<class {tmp_path / 'script.py'}.Item~" in plain
+    assert run("-m", "cProfile", "-o", "out", "script.py", cwd=tmp_path) == plain
+
+
+REGISTERED = """
+from cachekit import KeyEncodingError, cache_result
+
+@cache_result
+def read(kind): return 1
+
+def registered(kind):
+    try:
+        read(kind)
+    except KeyEncodingError:
+        print("refused")
+    return kind
+
+@registered
+class Item: pass
+
+print(read.key(Item))
+"""
+
+
+def test_scripts_that_one_console_runs(tmp_path: Path) -> None:
+    """One after the other in its own main module, as `%run -i` does. Each counts by its file."""
+    for name, rate in ("first", 1), ("second", 2):
+        (tmp_path / f"{name}.py").write_text(f"RATE = {rate}\n{SCALED}")
+    console = """
+import sys, types
+from pathlib import Path
+
+main = sys.modules["__main__"] = types.ModuleType("__main__")
+for name in ("first.py", "second.py"):
+    main.__file__ = name
+    exec(compile(Path(name).read_text(), name, "exec"), vars(main))
+    del main.__file__
+exec(compile("@cache_result\\ndef typed(): pass\\nprint(typed.key())", "a cell", "exec"), vars(main))
+"""
+    (tmp_path / "console.py").write_text(console)
+    *lines, typed = run("console.py", cwd=tmp_path).splitlines()
+    assert lines == ["working", "1", "working", "2"]
+    assert typed.startswith(f"shell:{tmp_path}.typed@")
+
+
+def test_texts_that_a_program_executes_under_one_name(tmp_path: Path) -> None:
+    """Functions of plug-ins that have a file and are no modules count by that file, whatever their name."""
+    for name, rate in ("first", 1), ("second", 2):
+        (tmp_path / f"{name}.py").write_text(f"RATE = {rate}\n{SCALED}")
+    program = """
+import sys
+from pathlib import Path
+
+for name in ("first.py", "second.py"):
+    exec(Path(name).read_text(), {"__name__": sys.argv[1], "__file__": name})
+"""
+    (tmp_path / "program.py").write_text(program)
+    assert run("program.py", "plugin", cwd=tmp_path) == "working\n1\nworking\n2\n"
+    assert run("program.py", "__main__", cwd=tmp_path) == "1\n2\n"
+
+
+def test_a_process_without_a_main_module(tmp_path: Path) -> None:
+    """Functions of its other modules are cached as ever."""
+    (tmp_path / "library.py").write_text(TOTALS)
+    program = "import sys\nmain = sys.modules.pop('__main__')\nimport library\nprint(library.total.key(1))"
+    (tmp_path / "program.py").write_text(program)
+    assert run("program.py", cwd=tmp_path).startswith("library.total@")
+
+
 def test_scripts_that_another_one_runs(tmp_path: Path) -> None:
     """They are told apart by their files, as scripts are, in one process and in several."""
     for name, rate in ("first", 1), ("second", 2):

@@ -201,7 +201,8 @@ class _Definition:
         if not is_python_class(kind) and hasattr(kind, "__objclass__"):  # a slot, or a method in C
             return f"<{kind.__name__} {value.__name__}>"
         if kind.__name__ == "TypeAliasType":
-            return self._once(id(value), f"<alias {value.__name__}>", lambda: self._standard(value, depth))
+            short = f"<{qualified_name(kind)} {value.__name__}>"
+            return self._once(id(value), short, lambda: self._standard(value, depth))
         standard = self._standard(value, depth)
         if standard:
             return standard

@@ -58,23 +58,25 @@ _names: Final = _Remembered()
 _nowhere: Final = _Remembered()
 #: The name of the main module, which is known as long as its program runs.
 _of_main: Final = _Remembered()
+_no_main: Final = ModuleType("__main__")
 
 
 def home_of(named: Named) -> Variables:
     """Return the variables of the module of a class or function; empty if there is no such module."""
+    variables: Variables = getattr(sys.modules.get(named.__module__), "__dict__", {})
     if isinstance(named, FunctionType):
         own = unwrapped(named)
         # One that was made for a class, as by `dataclass`, has the variables of the main module.
-        is_made = own.__code__.co_filename.startswith("<")
+        is_made = own.__code__.co_filename.startswith("<") and own.__globals__ is variables
         if own.__globals__.get("__name__") == named.__module__ and not is_made:
             return own.__globals__
-    variables: Variables = getattr(sys.modules.get(named.__module__), "__dict__", {})
     if found(variables, named.__qualname__) is named or _nowhere.get(named) is not None:
         return variables
     for other in _others(named):
         if found(other, named.__qualname__) is named:
             return other
-    _nowhere.keep(named, "")
+    if not _may_be_profiled(named):  # where it may be found as soon as its `class` statement has ended
+        _nowhere.keep(named, "")
     return variables
 
 
@@ -99,7 +101,7 @@ def module_name(named: Named) -> str:
     module: str | None = named.__module__
     variables = home_of(named)
     if module in _MAIN:
-        name = _name_of_main(variables or vars(sys.modules["__main__"]))
+        name = _name_of_main(variables or vars(_main()))
     elif variables.get("__spec__") is None and variables.get("__file__") is not None:
         name = os.path.realpath(variables["__file__"])
     else:
@@ -108,9 +110,7 @@ def module_name(named: Named) -> str:
 
 
 def _name_of_main(variables: Variables) -> str:
-    main: ModuleType = sys.modules["__main__"]
-    if variables is vars(main) and (known := _of_main.get(main)) is not None:
-        return known
+    main = _main()
     spec = variables.get("__spec__")
     # The spec of a directory or an archive that is run as a program is named `__main__` only.
     if spec is not None and spec.name != "__main__":
@@ -118,13 +118,21 @@ def _name_of_main(variables: Variables) -> str:
     elif variables.get("__file__") is not None:
         name = os.path.realpath(variables["__file__"])
     else:
-        return shell()
+        known = _of_main.get(main) if variables is vars(main) else None
+        # Python leaves the loader of a main program that has ended. A console has none for what it runs.
+        return known if known is not None and variables.get("__loader__") is not None else shell()
     return _of_main.keep(main, name) if variables is vars(main) else name
+
+
+def _main() -> ModuleType:
+    """Return the main module; an empty one if a program has removed it."""
+    main = sys.modules.get("__main__")
+    return main if isinstance(main, ModuleType) else _no_main
 
 
 def remember_main() -> None:
     """Find out the name of the main program while it runs."""
-    _name_of_main(vars(sys.modules["__main__"]))
+    _name_of_main(vars(_main()))
 
 
 def is_gone(kind: type) -> bool:
@@ -140,9 +148,13 @@ def _others(named: Named) -> Iterator[Variables]:
         for part in list(vars(named).values()):
             if isinstance(part, FunctionType):
                 yield unwrapped(part).__globals__
-    # A profiler is run with -m, so it has a spec. A script has none.
-    if named.__module__ == "__main__" and vars(sys.modules["__main__"]).get("__spec__") is not None:
+    if _may_be_profiled(named):
         yield from _running()
+
+
+def _may_be_profiled(named: Named) -> bool:
+    # A profiler is run with -m, so it has a spec. A script has none.
+    return named.__module__ == "__main__" and vars(_main()).get("__spec__") is not None
 
 
 def _running() -> Iterator[Variables]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _CONSTANT: Final = frozenset({
     type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented),
-    MethodDescriptorType, WrapperDescriptorType, itemgetter, attrgetter,
+    MethodDescriptorType, WrapperDescriptorType, attrgetter,
 })  # fmt: skip
 # By name, so that their modules are not loaded.
 _CONSTANT_NAMES: Final = frozenset({
@@ -178,4 +178,9 @@ def _is_constant(value: Any) -> bool:
         return True
     if kind is BuiltinFunctionType:  # `len`, but not the method of an object
         return isinstance(value.__self__, ModuleType)
-    return kind in _CONSTANT or (kind.__module__, kind.__name__) in _CONSTANT_NAMES
+    if kind is itemgetter:  # its items may be any objects
+        return all(map(_is_constant, value.__reduce__()[1]))
+    if kind not in _CONSTANT and (kind.__module__, kind.__name__) not in _CONSTANT_NAMES:
+        return False
+    zone = getattr(value, "tzinfo", None)  # of another library, it may be any object, too
+    return zone is None or _is_constant(zone)

@@ -135,7 +135,7 @@ def _type_alias(value: Any, _: type) -> object:
         from cachekit.runtime.interrupts import raise_interrupt
 
         raise_interrupt(error)
-        return (value.__name__,)
+        return real_module(value.__module__), value.__name__
 
 
 def _forward_reference(value: Any, _: type) -> object:

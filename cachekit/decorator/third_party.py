@@ -70,10 +70,12 @@ def _items(value: Any) -> object:
 
 
 def _moment(value: Any, kind: type) -> object:
-    # A time or span of pandas: a number of units, such as nanoseconds, and the zone with its rules then.
-    moment = value.asm8
+    # A time or span of pandas: a number of units, such as nanoseconds, and the zone with its rules then. A
+    # `fold` may be set where no hour comes twice, too.
+    moment, fold = value.asm8, getattr(value, "fold", 0)
     zone = zone_of(value) if getattr(value, "tzinfo", None) is not None else None
-    return moment.dtype.str, int(moment.view("i8")), zone, attributes(value, kind)
+    parts = moment.dtype.str, int(moment.view("i8")), zone, attributes(value, kind)
+    return (*parts, fold) if fold else parts
 
 
 def _fields(value: Any, kind: Any) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias, final
 from urllib.parse import quote, unquote
@@ -16,7 +16,7 @@ from cachekit.http.fields import Headers
 from cachekit.http.flights import Landing
 from cachekit.http.keys import Target, host_of
 from cachekit.http.middleware import Middleware
-from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, UNNAMED, invalidates
 from cachekit.http.store import Fill, Found, ResponseStore
 from cachekit.model.display import shown_error, shown_key
 from cachekit.runtime.interrupts import is_interrupt, raise_interrupt
@@ -197,7 +197,7 @@ class ASGICache(Middleware[Application]):
         finally:
             relay.close()
         if relay.asks_again:
-            content.rewind()
+            content.rewind(relay.read)
             await self._call(exchange, target, scope, content, send, lead)
 
     async def _revalidate(self, found: Found, scope: Scope, target: Target, lead: Lead) -> None:
@@ -216,7 +216,7 @@ class _Relay:
 
     __slots__ = (
         "_exchange", "_lead", "_send", "_store", "_swallows", "_unsent", "_writer", "asks_again",
-        "client_is_gone", "fill", "has_begun",
+        "client_is_gone", "fill", "has_begun", "read",
     )  # fmt: skip
 
     fill: Fill
@@ -233,6 +233,8 @@ class _Relay:
         self.has_begun = False
         #: Whether the application is to be called again, because its 304 was about another response.
         self.asks_again = False
+        #: What the application has read of the request, while it may be called again.
+        self.read: list[Message] = []
         self.client_is_gone = False
 
     async def receive(self, receive: Receive) -> Message:
@@ -240,8 +242,11 @@ class _Relay:
         message = await receive()
         if message["type"] == "http.disconnect":
             self.client_is_gone = True
-        elif message.get("body"):  # late, from a server that names the wrong version
+            return message
+        if message.get("body"):  # late, from a server that names the wrong version
             self._abandon("request-content")
+        if self._exchange.is_validating and not self.has_begun:
+            self.read.append(message)
         return message
 
     async def send(self, message: Message) -> None:
@@ -268,6 +273,7 @@ class _Relay:
             self._swallows = self.asks_again = True
             return
         self.has_begun = True
+        self.read.clear()
         if exchange.replaces:
             await self._store.in_io_thread(fill.replace, exchange.found.key, exchange.to_put)
         if isinstance(decided, Reply):
@@ -328,10 +334,11 @@ class _Relay:
 class _Content:
     """The content of a request without a length, read as far as it takes to see that it is empty."""
 
-    __slots__ = ("_first", "_is_read", "_receive")
+    __slots__ = ("_again", "_first", "_is_read", "_receive")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._again: deque[Message] = deque()
         self._first: asyncio.Task[Message] | None = None
         self._is_read = False
 
@@ -360,6 +367,8 @@ class _Content:
 
     async def receive(self) -> Message:
         """Return the next message of the client."""
+        if self._again:
+            return self._again.popleft()
         if self._first is not None and not self._is_read:
             try:
                 message = await asyncio.shield(self._first)
@@ -373,9 +382,9 @@ class _Content:
                     return message
         return await self._receive()
 
-    def rewind(self) -> None:
-        """Let the first message be received again."""
-        self._is_read = False
+    def rewind(self, read: Sequence[Message]) -> None:
+        """Let messages that were read be received again."""
+        self._again.extendleft(reversed(read))
 
     def close(self) -> None:
         """End what is under way. A task that the application has left may go on to receive."""
@@ -399,9 +408,9 @@ class _NoContent:
         self._is_read = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    def rewind(self) -> None:
-        """Let the message be received again."""
-        self._is_read = False
+    def rewind(self, read: Sequence[Message]) -> None:
+        """Let the message be received again, if it was read."""
+        self._is_read = self._is_read and not read
 
 
 def _user_of(scope: Scope) -> str:
@@ -413,6 +422,8 @@ def _user_of(scope: Scope) -> str:
     tls = (scope.get("extensions") or {}).get("tls") or {}
     certificate = tls.get("client_cert_name") or tls.get("client_cert_chain") or ""
     user = _shown_user(scope.get("user"))
+    if user.startswith(UNNAMED):
+        return user
     return repr((certificate, user)) if certificate or user else ""
 
 
@@ -426,7 +437,7 @@ def _shown_user(user: Any) -> str:
     for said in (user, *(_read(partial(getattr, user, name, None)) for name in _IDENTITIES)):
         if isinstance(said, (str, int, UUID)) and not isinstance(said, bool) and said != "":
             return f"{type(user).__qualname__} {said}"
-    return uuid4().hex
+    return f"{UNNAMED}{uuid4().hex}"
 
 
 def _read(read: Callable[[], object]) -> object:

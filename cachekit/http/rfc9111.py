@@ -70,6 +70,11 @@ class Request(NamedTuple):
     user: str = ""
 
     @property
+    def is_of_an_unnamed_user(self) -> bool:
+        """Whether its user does not tell itself from others. Nothing that varies by users is stored then."""
+        return self.user.startswith(UNNAMED)
+
+    @property
     def has_credentials(self) -> bool:
         """Whether the request says who asks, other than by a cookie."""
         return bool(self.user) or any(name == b"authorization" for name, _ in self.headers)
@@ -148,6 +153,8 @@ _LISTS: Final = frozenset({b"accept", b"accept-charset", b"accept-encoding", b"a
 #: Separate what is joined. No field of a request that is stored can have them.
 _BETWEEN: Final = "\n"
 _BEFORE_USER: Final = "\0"
+#: Begins the `user` of a request whose user does not tell itself from others.
+UNNAMED: Final = "unnamed "
 
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
@@ -272,8 +279,11 @@ def refusal(request: Request, head: Head, policy: Policy) -> str | None:
     for_all = targeted or "public" in says or "s-maxage" in says
     if shared and not _is_for_authorized(request, says):
         return "authorization"
-    if vary_names(head.headers) is None:
+    names = vary_names(head.headers)
+    if names is None:
         return "vary"
+    if request.is_of_an_unnamed_user and "authorization" in names:
+        return "authorization"
     if size_of(head.headers) > policy.max_size:
         return "too-large"
     try:

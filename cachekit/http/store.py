@@ -177,7 +177,7 @@ class Fill:
     def replace(self, key: str, stored: Stored | None) -> None:
         """Store a response as `put` does, or remove that of a key if there is none to store."""
         if stored is None:
-            self._store.drop(key, self.requested_at)
+            self._store.drop(self.target, key, self.requested_at)
         else:
             self.put(stored)
 
@@ -286,6 +286,8 @@ class ResponseStore:
         """Take a fence before the origin is called; it may touch a disk or a server."""
         headers = target.request.headers
         reason = "large-request" if size_of(headers) > USUAL_REQUEST else None
+        if target.request.is_of_an_unnamed_user and not self.keys.selecting(("authorization",)):
+            reason = "authorization"
         return Fill(self, target, self._fence(target), reason)
 
     def _fence(self, target: Target) -> OriginFence:
@@ -312,7 +314,7 @@ class ResponseStore:
         try:
             if names:
                 key = self.keys.of_variant(target, names)
-            if self._is_overtaken(key, stored.head.requested_at):
+            if self._is_overtaken(target, key, stored.head.requested_at):
                 return
             self._store_behind(fence, key, value, life, target.tags | tags, tags)
             # The names come last. This call's flight has the key of the URL. A request that saw the names
@@ -323,18 +325,23 @@ class ResponseStore:
             raise_interrupt(error)
             self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
 
-    def _is_overtaken(self, key: str, requested_at: float) -> bool:
-        """Return whether memory has a response that was asked for after this time."""
-        value = self._core.memory.peek_value(key)
-        if type(value) is not tuple or not value or value[0] != _RESPONSE or len(value) != 6:
-            return False
-        # One from the future shows that a clock was set back, and would stay for all that time.
-        return bool(requested_at < value[4] <= self.clock.time())
+    def _is_overtaken(self, target: Target, key: str, requested_at: float) -> bool:
+        """Return whether memory has a response that was asked for after this time.
 
-    def drop(self, key: str, requested_at: float) -> None:
+        It may be under another key, if the newer response varies by other fields.
+        """
+        now = self.clock.time()
+        for found in (self.peek(target), self._found(target, key, self._core.memory.peek_value(key))):
+            stored = found.stored if isinstance(found, Found) else None
+            # One from the future shows that a clock was set back, and would stay for all that time.
+            if stored is not None and requested_at < stored.head.requested_at <= now:
+                return True
+        return False
+
+    def drop(self, target: Target, key: str, requested_at: float) -> None:
         """Remove a response that was stored before a call of this time; it may touch a disk or a server."""
         try:
-            if not self._is_overtaken(key, requested_at):
+            if not self._is_overtaken(target, key, requested_at):
                 self.cache.delete(key)
         except Exception as error:  # noqa: BLE001  # the client gets its response all the same
             raise_interrupt(error)

@@ -432,6 +432,27 @@ async def test_users_are_told_apart_by_what_they_say(one: object, other: object)
             assert not (await fetch(app(unknown))).is_hit
 
 
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [([("Vary", "Authorization")], {}), ([], {"vary": ["authorization"]}), ([], {"vary": ["Authorization"]})],
+)
+@on_a_loop
+async def test_no_page_is_stored_that_no_later_request_can_get(
+    fields: list[tuple[str, str]], options: dict[str, Any]
+) -> None:
+    """A user who does not say who it is gets no such page, and pushes no other one out."""
+    origin = Origin(Page((("Cache-Control", "public, max-age=60"), *fields)))
+    cache = memory_cache()
+    cached = ASGICache(origin, cache, **options)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await cached({**scope, "user": User()}, receive, send)
+
+    for _ in range(2):
+        assert (await fetch(app))["cache-status"] == "cachekit; fwd=uri-miss; detail=authorization"
+    assert cache.invalidate_by_pattern("http:") == 0
+
+
 @on_a_loop
 async def test_users_are_told_apart_by_their_certificates() -> None:
     for_all = (("Cache-Control", "public, max-age=60"), ("Vary", "Authorization"))

@@ -181,6 +181,45 @@ async def test_an_application_that_is_called_twice_has_the_content_twice(reads_f
     assert read == [[empty], [empty] if reads_first else [], [empty]]
 
 
+class LateParts(Client):
+    """A client whose content comes late and in two messages, from a server that names the wrong version."""
+
+    def __init__(self, app: Application) -> None:
+        super().__init__(app)
+        self._parts = [b"ev", b"il"]
+
+    async def _receive(self) -> Message:
+        await asyncio.sleep(0.01)
+        if not self._parts:
+            await self.gone.wait()
+        return {"type": "http.request", "body": self._parts.pop(0), "more_body": bool(self._parts)}
+
+
+@on_a_loop
+async def test_an_application_that_is_called_twice_has_late_content_twice() -> None:
+    """All of it: what it has read of the first time does not come again from the server."""
+    heads = [(200, b'"a"'), (304, b'"b"'), (200, b'"b"')]
+
+    async def origin(scope: Scope, receive: Receive, send: Send) -> None:
+        status, etag = heads.pop(0)
+        content, more = b"", True
+        while more:
+            message = await receive()
+            content += message["body"]
+            more = message["more_body"]
+        headers = ((b"etag", etag), (b"cache-control", b"max-age=10"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"page" + content})
+
+    clock = ManualClock()
+    app = ASGICache(origin, memory_cache(clock))
+    await fetch(app)
+    clock.advance(11)
+    response = await asyncio.wait_for(LateParts(app).run(), 20)
+    assert response.body == b"pageevil"
+    assert response["cache-status"] == "cachekit; fwd=stale; detail=request-content"
+
+
 @on_a_loop
 async def test_two_tasks_that_receive_get_a_message_each() -> None:
     got: list[str] = []

@@ -125,6 +125,26 @@ async def test_a_call_that_was_overtaken_leaves_the_newer_page(
     assert (await fetch(app)).body == b"new"
 
 
+@pytest.mark.parametrize("before", ["", "Accept"])
+@pytest.mark.parametrize("later", ["", "Accept-Language"])
+@on_a_loop
+async def test_an_overtaken_call_whose_page_varies_by_other_fields(before: str, later: str) -> None:
+    """As after a change of the application. The names of the older fields replace nothing either."""
+    clock = ManualClock()
+    fresh = ("Cache-Control", "max-age=60")
+    origin = Overtaken(Page((fresh, ("Vary", before)), b"late"), Page((fresh, ("Vary", later)), b"new"))
+    app = ASGICache(origin, memory_cache(clock), coalesce=False)
+    late = asyncio.create_task(fetch(app))
+    await until(lambda: origin.count == 1, "the first call has begun")
+    clock.advance(5)
+    origin.end(1)
+    assert (await fetch(app)).body == b"new"
+    clock.advance(1)
+    origin.end(0)
+    assert (await late).body == b"late"
+    assert (await fetch(app)).body == b"new"
+
+
 @on_a_loop
 async def test_a_clock_that_was_set_back_keeps_no_page() -> None:
     """One that is newer than now is not taken for newer than what was just asked for."""
