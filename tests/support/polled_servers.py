@@ -146,11 +146,12 @@ class PolledServerTests:
             self.forge(cache, name, b"junk")
             cache.set_value("a:k", "old", tags={"t"})
             assert cache.get_value("a:k") == "old"
-            {
+            drops: dict[str, Callable[[], object]] = {
                 "generation": cache.clear,
                 "segment": lambda: cache.invalidate_by_pattern("a:"),
                 "tag": lambda: cache.invalidate_by_tags({"t"}),
-            }[watched]()
+            }
+            drops[watched]()
             assert cache.get("a:k") is None
             self.lose(cache, name)
             assert cache.get("a:k") is None
