@@ -44,10 +44,7 @@ class LentConnections:
         """
         connection: Any = None
         try:
-            try:
-                connection = self._free.pop()
-            except IndexError:
-                connection = self._another()
+            connection = self._taken()
             yield connection
         except BaseException:
             # An answer may still arrive, which the next command would take for its own.
@@ -62,6 +59,15 @@ class LentConnections:
         if self._closed:
             self.close()
 
+    def _taken(self) -> Any:
+        """Return a connection. A caller does not take what others wait for."""
+        if not self._waiting:
+            try:
+                return self._free.pop()
+            except IndexError:
+                pass
+        return self._another()
+
     def _notify(self) -> None:
         with self._lock:
             self._returned.notify()
@@ -73,18 +79,24 @@ class LentConnections:
                 connection = self._make()  # which does not connect yet
                 self._made += 1
                 return connection
+            is_first = not self._waiting
             # Counted before the look at what is free: a thread that gives back later notifies.
             self._waiting += 1
             try:
                 end = time.monotonic() + self._patience
+                # The first one to wait is notified first. One that comes later does not look before it is.
+                notified = is_first or self._returned.wait(end - time.monotonic())
                 while True:
                     try:
                         return self._free.pop()
                     except IndexError:
-                        if not self._returned.wait(end - time.monotonic()):
+                        if not notified:
                             raise TimeoutError("all connections are in use") from None
+                    notified = self._returned.wait(end - time.monotonic())
             finally:
                 self._waiting -= 1
+                if self._free and self._waiting:
+                    self._returned.notify()  # of one that was given back while only this caller waited
 
     def close(self) -> None:
         """Close the connections; one that is in use is closed afterwards."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -90,6 +92,8 @@ def test_wrong_arguments(subtests: pytest.Subtests) -> None:
         ({"region": ""}, "region must not be empty"),
         ({"region": 5}, "region must be a str or None"),
         ({"endpoint": "localhost:8000"}, "endpoint must be a URL such as"),
+        ({"endpoint": "http://host:99999"}, "endpoint must be a URL such as"),
+        ({"endpoint": "http://host:port"}, "endpoint must be a URL such as"),
         ({"profile": b"x"}, "profile must be a str or None"),
         ({"key_prefix": ""}, "key_prefix must be 1 to 50 visible ASCII characters, not ''"),
         ({"max_staleness": 0}, "max_staleness must be more than 0"),
@@ -345,6 +349,28 @@ def test_what_boto3_does_not_find(
             tier.ping()
         patch.undo()
         tier.ping()
+
+
+def test_an_endpoint_that_boto3_refuses(server: DynamoDBServer, prefix: str) -> None:
+    """The tier is out, and says why. A cache goes on without it."""
+    with DynamoDBCache(TABLE, prefix, region=REGION, endpoint="http://a..b:80") as tier:
+        with pytest.raises(TierUnavailableError, match="Invalid endpoint"):
+            tier.ping()
+        with IntelligentCache(None, tier, file_cache=None, close_tiers=False) as cache:
+            assert cache.get_or_set("k", lambda: 1) == 1
+
+
+def test_many_calls_at_a_time(tier: DynamoDBCache, caplog: pytest.LogCaptureFixture) -> None:
+    """Each has a connection, and none is closed with a warning."""
+    together = Barrier(50)
+
+    def work(number: int) -> bool:
+        together.wait()
+        return all(tier.get(f"k:{number}") is None for _ in range(3))
+
+    with ThreadPoolExecutor(50) as threads:
+        assert all(threads.map(work, range(50)))
+    assert not [one for one in caplog.messages if "pool is full" in one]
 
 
 def test_a_request_is_made_once(server: DynamoDBServer, prefix: str) -> None:

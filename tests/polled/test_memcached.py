@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from socketserver import StreamRequestHandler, ThreadingTCPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -23,6 +23,8 @@ from cachekit import IntelligentCache, MemcachedCache
 from cachekit.errors import SerializationError, TierUnavailableError
 from cachekit.testing import ManualClock, TierContract
 from cachekit.tiers.base import ServerTier
+from cachekit.tiers.lent_connections import LentConnections
+from cachekit.tiers.memcached import connection as connection_module
 from cachekit.tiers.memcached.store import _CONNECTIONS, MemcachedStore, _life
 from cachekit.tiers.polled import PolledTier
 
@@ -224,6 +226,100 @@ def test_long_lives(server: MemcachedServer, prefix: str, days: int) -> None:
 def test_short_lives(server: MemcachedServer) -> None:
     """A server counts whole seconds, and 0 of them are no end."""
     assert [_life(seconds) for seconds in (None, 0.0, 0.2, 1.0, 1.2)] == [0, 1, 1, 1, 2]
+
+
+def test_the_server_keeps_long_lives(server: MemcachedServer) -> None:
+    """Those of up to 30 days as they are, and longer ones without an end: their end is in the data."""
+    month = 30 * 86400
+    assert [_life(seconds) for seconds in (month, month + 0.5, 400 * 86400)] == [month, 0, 0]
+
+
+@pytest.mark.parametrize("answer", [b"VALUE x 0 100000 1\r\n", b"VALU"])
+def test_an_answer_in_drops(answer: bytes, prefix: str) -> None:
+    """A server that sends a byte now and then costs some timeouts, and not as many as it sends bytes."""
+    over = Event()
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            name = self.rfile.readline().split()[1]
+            with suppress(OSError):
+                self.wfile.write(answer.replace(b"x", name))
+                while not over.wait(0.05):
+                    self.wfile.write(b"x")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as other:
+        other.daemon_threads = True
+        thread = Thread(target=other.serve_forever, args=(0.01,))
+        thread.start()
+        failed: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                tier.get("k")
+            except TierUnavailableError as error:
+                failed.append(error)
+
+        try:
+            with MemcachedCache([("127.0.0.1", other.server_address[1])], prefix, timeout=0.5) as tier:
+                asking = Thread(target=ask, daemon=True)
+                asking.start()
+                asking.join(60)
+                assert not asking.is_alive(), "it waits for ever"
+                assert "the answer took too long" in str(failed[0])
+        finally:
+            over.set()
+            other.shutdown()
+            thread.join()
+
+
+def test_an_answer_of_some_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each 4 MiB of an answer have a timeout of their own, and each answer begins anew."""
+    mine, other = socket.socketpair()
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(connection_module, "_PORTION", 4)
+    with mine, other:
+        line = connection_module.Line(mine, 1.0)
+        for _ in range(2):
+            line.sendall(b"?")
+            other.sendall(b"x" * 12)
+            for seconds in (0.0, 1.9, 0.9, 0.9):  # two timeouts to the end, and one more for each 4 bytes
+                now[0] += seconds
+                assert line.recv(3) == b"xxx"
+            now[0] += 5
+            with pytest.raises(TimeoutError, match="took too long"):
+                line.recv(3)
+
+
+class Unconnected:
+    """A connection that leads nowhere."""
+
+    def disconnect(self) -> None:
+        pass
+
+
+def test_callers_take_turns() -> None:
+    """One that waits for a connection gets the next one, before others that come later."""
+    pool = LentConnections(Unconnected, 1, 60)
+    order: list[str] = []
+
+    def borrow(name: str) -> None:
+        with pool.lent():
+            order.append(name)
+
+    waiting, late = (Thread(target=borrow, args=(name,)) for name in ("waited", "late"))
+    with pool._lock:  # the one that waits cannot go on before the end of this
+        with pool.lent():
+            pool._lock.release()
+            waiting.start()
+            wait_until(lambda: pool._waiting == 1, "it waits")
+            pool._lock.acquire()
+        late.start()
+        late.join(0.2)
+        assert order == []
+    for thread in (waiting, late):
+        thread.join()
+    assert order == ["waited", "late"]
 
 
 @pytest.mark.parametrize(

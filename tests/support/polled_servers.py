@@ -135,6 +135,44 @@ class PolledServerTests:
                 cache.set_value("a:k", "new", tags={"t"})
                 assert cache.get_value("a:k") == "new"
 
+    @pytest.mark.parametrize("watched", ["generation", "segment", "tag"])
+    def test_a_token_that_no_cache_wrote(self, prefix: str, watched: str) -> None:
+        """It confirms nothing: what was invalidated does not come back when the server drops the item."""
+        with self.make(prefix) as cache:
+            names = cache._names
+            name = {"generation": names.of_generation(), "segment": names.of_segment("a")}.get(
+                watched, names.of_tag("t")
+            )
+            self.forge(cache, name, b"junk")
+            cache.set_value("a:k", "old", tags={"t"})
+            assert cache.get_value("a:k") == "old"
+            drops: dict[str, Callable[[], object]] = {
+                "generation": cache.clear,
+                "segment": lambda: cache.invalidate_by_pattern("a:"),
+                "tag": lambda: cache.invalidate_by_tags({"t"}),
+            }
+            drops[watched]()
+            assert cache.get("a:k") is None
+            self.lose(cache, name)
+            assert cache.get("a:k") is None
+
+    def test_a_token_that_is_gone_at_once(self, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server that was emptied as a token was made: values without a token do not count, nor loads."""
+        with self.make(prefix) as cache, self.make(prefix) as other:
+            name = cache._names.of_tag("t")
+            add = cache._store.add
+
+            def add_nothing(given: str, data: bytes, life: float | None) -> bool:
+                return given != name and add(given, data, life)
+
+            monkeypatch.setattr(cache._store, "add", add_nothing)  # another host was first, and it is gone
+            cache.set_value("a:k", "old", tags={"t"})
+            origin = cache.origin("a:new", frozenset({"t"}))
+            other.invalidate_by_tags({"t"})
+            self.lose(other, name)
+            assert other.get("a:k") is None
+            assert cache.add("a:new", CacheEntry("a:new", "old", tags={"t"}), origin) is False
+
     def test_what_no_cache_wrote(self, prefix: str) -> None:
         """Other bytes, and another key's value, are misses and count as errors; writes replace them."""
         with self.make(prefix) as cache:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Final, final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from cachekit.errors import CacheClosedError, TierUnavailableError, ValueTooLargeError
 from cachekit.model.display import safe_repr, typed_repr
@@ -24,7 +24,7 @@ from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.fresh_tokens import fresh
 from cachekit.tiers.polled import Item
 
-_CONNECTIONS: Final = 32
+_CONNECTIONS: Final = 1_000  # that are kept; urllib3 closes, and warns of, those of more calls at a time
 _BATCH: Final = 100  # names that one request may read
 _ROUNDS: Final = 8  # of a batch that is answered in parts; each answers at most 16 MB
 _LARGEST: Final = 399_000  # bytes of data; names and numbers of an item take less than the rest of 400 KB
@@ -99,7 +99,10 @@ class DynamoDBStore:
                     tcp_keepalive=True,
                 )
                 session = Session(profile_name=self._profile, region_name=self._region)
-                client = session.client("dynamodb", endpoint_url=self._endpoint, config=config)
+                try:
+                    client = session.client("dynamodb", endpoint_url=self._endpoint, config=config)
+                except ValueError as error:  # it refuses some endpoints with that
+                    raise TierUnavailableError(f"{self!r} failed: {type(error).__name__}: {error}") from error
                 # The driver has no public name for the options of its sockets.
                 client._endpoint.http_session._socket_options.append(DISCARD_UNSENT)
                 self._client = client
@@ -266,6 +269,14 @@ def _checked_table(table: str) -> str:
     return table
 
 
+def _has_port_or_none(parts: SplitResult) -> bool:
+    """Return False if the port is no number, or too large."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
+
+
 def _checked_place(
     place: tuple[str | None, str | None, str | None],
 ) -> tuple[str | None, str | None, str | None]:
@@ -279,6 +290,6 @@ def _checked_place(
         parts = urlsplit(endpoint)
         if "@" in parts.netloc:
             raise ValueError("endpoint must have no user and password; boto3 reads credentials itself")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port_or_none(parts):
             raise ValueError(f"endpoint must be a URL such as 'https://host:8000', not {safe_repr(endpoint)}")
     return place

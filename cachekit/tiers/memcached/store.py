@@ -186,8 +186,8 @@ class MemcachedStore:
 
 
 def _life(life: float | None) -> int:
-    """Return whole seconds, rounded up; 0 is no end. What lives longer has its end in its data."""
-    return 0 if life is None else max(1, math.ceil(min(life, _LONGEST_LIFE)))
+    """Return whole seconds, rounded up; 0 is no end. What lives longer has its end in its data alone."""
+    return 0 if life is None or life > _LONGEST_LIFE else max(1, math.ceil(life))
 
 
 def _checked(servers: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:

@@ -114,7 +114,8 @@ class Entries:
                 opened[key] = stored
         tokens = self._tokens({key: stored.tags for key, stored in opened.items()})
         for key, stored in opened.items():
-            if stored.tags == tokens[key]:
+            # An item that the server drops later has token 0 again, so that one confirms nothing.
+            if stored.tags == tokens[key] and all(stored.tags.values()):
                 size, tags = len(found[key].item.data), stored.tags.keys() - {GENERATION, SEGMENT}
                 try:
                     entry = entry_of(key, stored, tags, size, self._clock.time())
@@ -152,11 +153,17 @@ class Entries:
         return {key: {tag: tokens.get(name, 0) for tag, name in one.items()} for key, one in names.items()}
 
     def _first_token(self, name: str) -> int:
-        token = fresh()
-        if self._store.add(name, packed(token), None):
-            return token
-        item = self._store.read([name]).get(name)  # another client was first
-        return 0 if item is None else token_of(item.data)
+        for _ in range(_TRIES):
+            token = fresh()
+            if self._store.add(name, packed(token), None):
+                return token
+            item = self._store.read([name]).get(name)  # another client was first
+            there = 0 if item is None else token_of(item.data)
+            if there:
+                return there
+            if item is not None and self._store.replace(name, packed(token), None, item.version):
+                return token  # no cache had written what was there
+        return 0  # nothing that depends on it counts
 
     # -- fences -------------------------------------------------------------------------------------
 
@@ -204,7 +211,7 @@ class Entries:
         """Return the tokens of what a key watches; None unless all tokens are those of the origin."""
         tokens = self._tokens({key: origin.tags})[key]
         same = content.token ^ _around(tokens) == origin.token
-        return tokens if same and origin.tags.items() <= tokens.items() else None
+        return tokens if same and all(tokens.values()) and origin.tags.items() <= tokens.items() else None
 
     # -- writing ------------------------------------------------------------------------------------
 

@@ -58,10 +58,7 @@ class ConnectionPool(LentConnections):
 
     def ask_packed(self, check: Check, message: Payload) -> Any:
         """Do what `ask` does, for a command that is packed already."""
-        try:
-            connection = self._free.pop()
-        except IndexError:
-            connection = self._another()
+        connection = self._taken()
         try:
             try:
                 answer = self._exchange(connection, message)
