@@ -44,7 +44,8 @@ class Line:
         elif now > self._begun + self._timeout * (2 + self._moved // _PORTION):
             raise TimeoutError("the answer took too long")
         data = self._socket.recv(size)
-        self._moved += len(data)
+        received = len(data)
+        self._moved += received
         return data
 
     def __getattr__(self, name: str) -> Any:
