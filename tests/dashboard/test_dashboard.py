@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
@@ -163,6 +164,16 @@ def test_names_that_are_no_unicode() -> None:
 
     refused = request(Dashboard(Board(unreadable, name), everyone), "/")
     assert (refused.status, "caf\\udce9" in refused.text) == (503, True)
+
+
+def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moments of a time that is still to come are forgotten."""
+    clock = SimpleNamespace(time=lambda: 5000.0)
+    monkeypatch.setattr("cachekit.dashboard.board.time", clock)
+    shown = board(process())
+    shown.moment()
+    clock.time = lambda: 1400.0
+    assert [moment["time"] for moment in shown.history()] == [1400.0]
 
 
 def test_nothing_yet() -> None:
