@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,14 @@ def test_what_is_no_cassette(tmp_path: Path, action: str, capsys: pytest.Capture
         assert captured.err.count("\n") == 1
     assert other.read_text() == "a note\n"
     assert [one.name for one in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_what_is_no_file_is_not_pruned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of root would put a file in the place of a device, such as /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["cassette", "prune", str(tmp_path / "pipe")]) == 1
+    assert "is no regular file" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_terminal_is_not_commanded(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

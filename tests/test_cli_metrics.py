@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from redis_server import wait_until
 from workers import Worker
 
-from cachekit import FileCache
+from cachekit import FileCache, IntelligentCache, MemoryCache
 from cachekit.cli import main, metrics
 from cachekit.cli.watched import reader_of
 from cachekit.monitoring.families import FAMILIES
@@ -83,6 +84,7 @@ def test_caches_without_files(
         (["{tmp}/missing"], "is not a directory"),
         (["{tmp}"], "is not a cache directory"),
         (["{cache}", "--port", "1", "--host", "203.0.113.1"], "cannot be used"),
+        (["{cache}", "--port", "0", "--host", "a..b"], "no name of a host"),
     ],
 )
 def test_what_cannot_be_done(
@@ -94,6 +96,42 @@ def test_what_cannot_be_done(
     assert main(["metrics", *arguments]) == 1
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "figures").exists()
+
+
+def test_figures_that_another_reader_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No figures are an error, and no file without samples for whoever collects what is printed."""
+    with FileCache(tmp_path, 1):
+        pass
+    HostReader(tmp_path).begin()
+    monkeypatch.setattr("cachekit.monitoring.reading._PATIENCE", 0.05)
+    with (tmp_path / "figures" / "lock").open("w") as lock:
+        os.fchmod(lock.fileno(), 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["metrics", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "another reader" in captured.err
+
+
+def test_a_full_disk_for_the_output_is_no_port(tmp_path: Path) -> None:
+    with FileCache(tmp_path, 1):
+        pass
+    command = [sys.executable, "-m", "cachekit", "metrics", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 1
+    assert "No space left on device" in ran.stderr
+    assert "port" not in ran.stderr
+
+
+def test_a_name_that_is_no_unicode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / os.fsdecode(b"caf\xe9")
+    with FileCache(directory, 1) as file, IntelligentCache(MemoryCache(), file_cache=file) as cache:
+        cache.set("k", 1)
+        assert main(["metrics", str(directory)]) == 0
+    assert 'cache="caf\\\\udce9"' in capsys.readouterr().out
 
 
 def test_without_the_extra(tmp_path: Path) -> None:

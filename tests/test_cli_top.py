@@ -172,6 +172,16 @@ def test_rates_are_those_of_records() -> None:
     assert rates.of_all() == {}
 
 
+def test_rates_of_a_host_whose_clock_is_late() -> None:
+    """How old a record is goes by the clock of the reader, from when it came."""
+    rates = Rates()
+    for second in range(3):
+        rates.update(host(process({"requests/hit": 10.0 * second}, written=1000.0 + second)), 5000.0 + second)
+    assert rates.of("0" * 32) == {"requests/hit": 10.0}
+    rates.update(host(process({"requests/hit": 20.0}, written=1002.0)), 5008.0)
+    assert rates.of("0" * 32) == {}
+
+
 def test_nothing_yet() -> None:
     assert "No process has a cache here yet." in drawn(host())
     assert "requests 0/s  hit rate -" in line(host(), rates_of(host()))

@@ -89,6 +89,8 @@ class CassettePlayer:
         self._codec = codec
         self._redaction = redaction
         self._remedy = remedy
+        if mode != "replay":
+            recording.check_place(path)
         self._file = recording.read(path)
         #: How many answers each question of the file has.
         self._takes: dict[str, int] = {}

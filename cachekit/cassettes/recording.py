@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,6 +195,22 @@ def read(path: Path) -> CassetteFile:
         return CassetteFile({}, [], 0)
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place that holds no file, such as a device: the cassette would take its place.
+
+    Raises:
+        FileFormatError: it is something else than a file or a directory.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # whoever reads it says so
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise FileFormatError(
+            f"{path} is no regular file, and a cassette would replace it; give another path"
+        )
+
+
 def merge(path: Path, answers: Mapping[tuple[str, int], Recorded]) -> None:
     """Add answers to the file, in place of those of the same question and take.
 
@@ -202,6 +219,7 @@ def merge(path: Path, answers: Mapping[tuple[str, int], Recorded]) -> None:
         OSError: the file cannot be written.
     """
     path = Path(os.path.realpath(path))  # a link stays a link
+    check_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _lock(path.parent):
         _replace(path, text_of({**read(path).answers, **answers}))
@@ -215,6 +233,7 @@ def prune(path: Path, keep: Callable[[Recorded], bool]) -> tuple[CassetteFile, i
         OSError: the file cannot be read or written, or does not exist.
     """
     path = Path(os.path.realpath(path))
+    check_place(path)
     with _lock(path.parent):
         found = parsed(path.read_bytes(), path)
         kept = {place: answer for place, answer in found.answers.items() if keep(answer)}

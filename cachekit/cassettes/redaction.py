@@ -38,16 +38,22 @@ class Redaction:
         elif isinstance(redact, (tuple, list, set, frozenset)) and all(
             isinstance(one, str) for one in redact
         ):
-            self._names = frozenset(redact)
+            self._names = frozenset(map(str.casefold, redact))
         else:
             raise TypeError(
                 f"redact must be a function of a text, or a tuple of names, not an object of type "
                 f"{type(redact).__name__}; write redact=('api_key',)"
             )
 
+    def _is_named(self, key: object) -> bool:
+        # In any case: the names of HTTP fields have none. Those of ASGI are bytes.
+        if type(key) is bytes:
+            key = key.decode("latin-1")
+        return type(key) is str and key.casefold() in self._names
+
     def argument(self, name: str, value: Any) -> Any:
         """Return an argument as it is recorded."""
-        return REDACTED if name in self._names else self.value(value)
+        return REDACTED if self._is_named(name) else self.value(value)
 
     def value(self, value: Any, depth: int = 100) -> Any:
         """Return a value with replaced texts. Only plain containers are looked into."""
@@ -62,9 +68,7 @@ class Redaction:
             return kind(self.value(item, depth - 1) for item in value)
         if kind is dict:
             return {
-                self.value(key, depth - 1): REDACTED
-                if type(key) is str and key in self._names
-                else self.value(item, depth - 1)
+                self.value(key, depth - 1): REDACTED if self._is_named(key) else self.value(item, depth - 1)
                 for key, item in value.items()
             }
         return value
@@ -92,7 +96,7 @@ class Redaction:
 
     def opaque_text(self, text: str) -> str:
         """Return the text of an argument whose parts have no names here."""
-        return REDACTED if any(name in text for name in self._names) else self.text(text)
+        return REDACTED if any(name in text.casefold() for name in self._names) else self.text(text)
 
     def refuse_opaque(self, value: Any) -> None:
         """Refuse a value that is recorded as bytes, in which nothing can be replaced.
@@ -103,7 +107,7 @@ class Redaction:
         if self._text is None and not self._names:
             return
         for _, part, _ in pickletools.genops(pickle.dumps(value)):
-            if (isinstance(part, str) and part in self._names) or self.value(part) != part:
+            if self._is_named(part) or self.value(part) != part:
                 raise SerializationError(
                     f"an answer of type {type(value).__name__} holds what redact= must leave out, and can be "
                     f"recorded as bytes only; return plain values, such as a dict"

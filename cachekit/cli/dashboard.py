@@ -9,8 +9,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
-from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 from urllib.parse import parse_qs
 
 from cachekit.cli.directory import ArgumentError, DirectoryError, refuse
@@ -21,6 +20,12 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from cachekit.dashboard.asgi import Dashboard, Receive, Scope, Send
+
+
+#: The addresses that stand for all addresses of this host.
+_EVERY: Final = ("", "0.0.0.0", "::")  # noqa: S104  # it binds to one only with --insecure-bind
+#: The port that browsers leave out of the name of a host.
+_PORT_OF_HTTP: Final = 80
 
 
 class Plan(NamedTuple):
@@ -86,6 +91,14 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
 @final
 class Gate:
     """Lets the user who knows the token see a dashboard, and nothing of another name than this host's.
@@ -101,7 +114,10 @@ class Gate:
         self.token = secrets.token_urlsafe(16)
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         # A page of another site that has its own name lead to this address is refused (DNS rebinding).
-        self._names = {self.name, f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"}
+        self._ports = (f":{port}", "") if port == _PORT_OF_HTTP else (f":{port}",)
+        names = (f"[{host}]" if ":" in host else host, "localhost", "127.0.0.1", "[::1]")
+        self._names = {name + shown for name in names for shown in self._ports}
+        self._is_everywhere = host in _EVERY
         # Browsers send the cookies of one port to all ports.
         self._cookie = f"cachekit-{port}"
 
@@ -114,7 +130,8 @@ class Gate:
             await self._dashboard(scope, receive, send)
             return
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        if [value for name, value in headers if name == "host"] not in [[name] for name in self._names]:
+        hosts = [value for name, value in headers if name == "host"]
+        if len(hosts) != 1 or not self._is_here(hosts[0]):
             await respond(send, plain(403, "This name is not that of the dashboard."))
         elif scope["method"] != "GET":
             await respond(send, plain(405, "The dashboard is read-only.", ("allow", "GET")))
@@ -126,17 +143,20 @@ class Gate:
         else:
             await respond(send, plain(401, "Open the address that `cachekit dashboard` has printed."))
 
+    def _is_here(self, host: str) -> bool:
+        if host in self._names:
+            return True
+        # Any address of this host is one of its names then. No site can make an address lead elsewhere.
+        return self._is_everywhere and any(
+            host.endswith(shown) and _is_address(host.removesuffix(shown)) for shown in self._ports
+        )
+
     def _knows(self, *tokens: str) -> bool:
         return any(secrets.compare_digest(token.encode(), self.token.encode()) for token in tokens)
 
     def _cookies(self, headers: list[tuple[str, str]]) -> list[str]:
-        found = []
-        for name, value in headers:
-            if name == "cookie":
-                try:
-                    cookies = SimpleCookie(value)
-                except CookieError:
-                    continue
-                if self._cookie in cookies:
-                    found.append(cookies[self._cookie].value)
-        return found
+        # Not by `http.cookies`. It reads nothing of a header in which another program of this host has put
+        # characters that it does not expect, such as those of JSON.
+        cookies = [cookie for name, value in headers if name == "cookie" for cookie in value.split(";")]
+        pairs = [cookie.strip().partition("=") for cookie in cookies]
+        return [value for name, _, value in pairs if name == self._cookie]

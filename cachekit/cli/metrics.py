@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 from cachekit.cli.directory import DirectoryError, refuse
 from cachekit.cli.watched import reader_of
 from cachekit.errors import CacheError
-from cachekit.monitoring.reading import FiguresReader, HostReader
+from cachekit.monitoring.reading import FiguresReader, HostReader, SharedFigures
 
 
 class Plan(NamedTuple):
@@ -25,6 +25,21 @@ class Plan(NamedTuple):
     name: str | None  #: the label `cache`
     host: str
     port: int | None
+
+
+@final
+class _Read:
+    """Figures that were read before. A collector that cannot read would only log it."""
+
+    def __init__(self, reader: FiguresReader) -> None:
+        self.place = reader.place
+        self._figures = reader.read()
+
+    def begin(self) -> None:
+        pass
+
+    def read(self) -> SharedFigures:
+        return self._figures
 
 
 def run(plan: Plan) -> int:
@@ -40,15 +55,20 @@ def run(plan: Plan) -> int:
     registry = CollectorRegistry()
     try:
         reader = reader_of(plan.place, plan.prefix)
-        registry.register(collector_of(plan.name or _name(plan, reader), reader))
-        if plan.port is None:
-            print(generate_latest(registry).decode(), end="")
-            return 0
-        server, _ = start_http_server(plan.port, plan.host, registry)
+        # The name of a directory may hold bytes that are no UTF-8.
+        name = (plan.name or _name(plan, reader)).encode(errors="backslashreplace").decode()
+        registry.register(collector_of(name, _Read(reader) if plan.port is None else reader))
     except (CacheError, DirectoryError) as error:
         return refuse(error)
+    if plan.port is None:
+        print(generate_latest(registry).decode(), end="")
+        return 0
+    try:
+        server, _ = start_http_server(plan.port, plan.host, registry)
     except OSError as error:
         return refuse(DirectoryError(f"port {plan.port} of {plan.host} cannot be used: {error.strerror}"))
+    except UnicodeError:  # how Python refuses some names before it looks them up
+        return refuse(DirectoryError(f"{plan.host} is no name of a host"))
     host = f"[{plan.host}]" if ":" in plan.host else plan.host
     print(f"http://{host}:{server.server_port}/metrics", flush=True)
     try:

@@ -59,6 +59,8 @@ class Board:
                 figures = self._read()
                 now = time.time()
                 self._rates.update(figures, now)
+                if self._moments and now < self._moments[-1]["time"]:
+                    self._moments.clear()  # the clock was set back, and what is here lies ahead of it
                 self._moments.append(_moment(figures, self._rates, now))
             return self._moments[-1]
 

@@ -338,6 +338,9 @@ function show() {
 // -- figures from the server --------------------------------------------------------------------------
 
 function add(more) {
+  const newest = more[more.length - 1], shown = moments[moments.length - 1];
+  // The clock of the host was set back.
+  if (newest && shown && newest.time < shown.time) moments.length = 0;
   for (const moment of more) {
     const last = moments[moments.length - 1];
     if (!last || moment.time > last.time) moments.push(moment);

@@ -64,7 +64,7 @@ def answer(board: Board, method: str, path: str) -> Answer:
             start, _, rest = page.partition("{{place}}")
             middle, _, end = rest.partition("{{tables}}")
             page = "".join([start, escape(board.place), middle, tables(board.moment()), end])
-            return _found(page.encode(), "text/html; charset=utf-8")
+            return _found(_encoded(page), "text/html; charset=utf-8")
         if path == "/figures":
             return _found(json.dumps(board.history()[-1:]).encode(), "application/json")
     except CacheError as error:
@@ -75,7 +75,7 @@ def answer(board: Board, method: str, path: str) -> Answer:
 def plain(status: int, text: str, *headers: tuple[str, str]) -> Answer:
     """Return an answer of one line of text."""
     kind = ("content-type", "text/plain; charset=utf-8")
-    return Answer(status, (kind, *headers, *HEADERS), f"{text}\n".encode())
+    return Answer(status, (kind, *headers, *HEADERS), _encoded(f"{text}\n"))
 
 
 def refused() -> Answer:
@@ -88,6 +88,11 @@ def refused() -> Answer:
 def not_allowed() -> Answer:
     """Return the answer to a request that `allow` refuses."""
     return plain(403, "This request is not allowed to see the dashboard.")
+
+
+def _encoded(text: str) -> bytes:
+    # The name of a file, and so of a program or a directory, may hold bytes that are no UTF-8.
+    return text.encode(errors="backslashreplace")
 
 
 def _found(body: bytes, kind: str) -> Answer:

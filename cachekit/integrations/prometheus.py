@@ -143,7 +143,8 @@ def _add(metric: Metric, family: Family, name: str, figures: Figures) -> None:
             total = 0.0
             buckets = []
             for edge, part in zip(_EDGES, PARTS, strict=False):
-                total += figures.counters[f"{key}/{part}"]
+                # A record that another program has written may lack a part.
+                total += figures.counters.get(f"{key}/{part}", 0)
                 buckets.append((edge, total))
             metric.add_metric(labels, buckets, figures.counters[f"{key}/sum"])
         elif isinstance(metric, CounterMetricFamily):

@@ -22,24 +22,26 @@ class Rates:
     """
 
     def __init__(self) -> None:
-        self._records: dict[str, tuple[Process, Process]] = {}
+        #: The last two records, and when the newer one was first read.
+        self._records: dict[str, tuple[Process, Process, float]] = {}
         self._read_at = 0.0
 
     def update(self, figures: SharedFigures, now: float) -> None:
         """Add what was read at this time, in seconds since the epoch."""
         records = {}
         for process in figures.processes:
-            before, last = self._records.get(process.id, (process, process))
+            before, last, seen = self._records.get(process.id, (process, process, now))
             if process.written != last.written:
-                before, last = last, process
-            records[process.id] = before, last
+                before, last, seen = last, process, now
+            records[process.id] = before, last, seen
         self._records, self._read_at = records, now
 
     def of(self, process: str) -> Numbers:
         """Return the counts per second of a process by its id; empty if they are not known yet."""
-        before, last = self._records[process]
+        before, last, seen = self._records[process]
         seconds = last.written - before.written
-        if seconds <= 0 or self._read_at - last.written > _LONGEST:
+        # By the clock of the reader. That of another host may be wrong by more.
+        if seconds <= 0 or self._read_at - seen > _LONGEST:
             return {}
         return {
             key: max(0.0, count - before.counters.get(key, 0)) / seconds

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol, final
 
 from cachekit.errors import TierUnavailableError
@@ -154,10 +155,11 @@ def _read(folder: FiguresFolder) -> SharedFigures:
         counters = added([counters, *[counters_of(record) for record in records]])
         count += len(records)
         written = {"format": FORMAT, "processes": count, "counters": counters, "includes": sorted(gone)}
-        folder.replace(ENDED, json.dumps(written).encode())
-        for one in gone:
-            for end in (".json.new", ".json", ".lock"):
-                folder.remove(one + end)
+        with suppress(OSError):  # a full disk: the records stay, and the next reader adds them
+            folder.replace(ENDED, json.dumps(written).encode())
+            for one in gone:
+                for end in (".json.new", ".json", ".lock"):
+                    folder.remove(one + end)
     found = [process_of(one, record) for one in alive if (record := folder.read(f"{one}.json"))]
     gauges = merged([process.gauges for process in oldest_first(found)])
     return shared(found, counters, gauges, int(count))

@@ -7,6 +7,7 @@ is missing or its time is over, and no process writes anything.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import Final
 
@@ -36,6 +37,14 @@ def is_wanted(path: str) -> bool:
     return 0 < until - time.time() <= LONGEST + INTERVAL
 
 
+def _is_of(user: int, path: str) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == user
+
+
 def user_directory() -> str:
     """Return the directory of this user for the figures of caches without files.
 
@@ -44,8 +53,10 @@ def user_directory() -> str:
     """
     user = os.geteuid() if hasattr(os, "geteuid") else 0
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if not os.path.isabs(runtime):
+    # Where root keeps a user's environment, as `su` does, it names that user's. What root made in it would be
+    # closed to the user.
+    if not os.path.isabs(runtime) or not _is_of(user, runtime):
         runtime = f"/run/user/{user}"
-    if os.path.isdir(runtime):
+    if _is_of(user, runtime):
         return os.path.join(runtime, "cachekit")
     return os.path.join(os.environ.get("TMPDIR") or "/tmp", f"cachekit-{user}")  # noqa: S108  # checked when opened

@@ -23,6 +23,7 @@ from cachekit import (
     get_default_cache,
     invalidate_cache_tags,
 )
+from cachekit.cassettes import recording
 from cachekit.testing import ManualClock
 
 __all__ = ["no_calls"]
@@ -534,6 +535,34 @@ def test_redaction(path: Path) -> None:
     assert '"token": "[redacted]"' in named.read_text()
     with cassette(named, "replay", redact={"token"}):
         assert call("u", "another")["token"] == "[redacted]"
+
+
+def test_names_are_redacted_in_any_case(path: Path) -> None:
+    """The names of HTTP fields have no case, and those of ASGI are bytes."""
+
+    @cache_result(name="call")
+    def call(headers: dict[Any, str], **more: Any) -> Any:
+        return {"headers": headers, **more}
+
+    with cassette(path, redact=("api_key", "Authorization")):
+        call(
+            {"Authorization": "s3cret", "AUTHORIZATION": "s3cret", b"authorization": "s3cret"},
+            API_Key="s3cret",
+        )
+    assert "s3cret" not in path.read_text()
+
+
+def test_what_is_no_file_is_not_replaced(path: Path) -> None:
+    """A recording into a pipe, or a device such as /dev/null, is refused before a function is called."""
+    os.mkfifo(path)
+    link = path.with_name("link.jsonl")
+    link.symlink_to(path)
+    for place in (path, link):
+        with pytest.raises(cachekit.FileFormatError, match="no regular file"), cassette(place):
+            pass
+        with pytest.raises(cachekit.FileFormatError, match="no regular file"):
+            recording.merge(place, {})
+    assert path.is_fifo()
 
 
 def test_a_redaction_that_is_not_possible_is_an_error(path: Path) -> None:

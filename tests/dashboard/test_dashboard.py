@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
@@ -147,6 +148,32 @@ def test_without_javascript() -> None:
     assert f'<span id="place">{escaped}{{{{tables}}}}</span>' in page
     assert page.count("<noscript>") == page.count("</noscript>") == 2
     assert "<caption>Health: critical</caption>" in page
+
+
+def test_names_that_are_no_unicode() -> None:
+    """A file may have any bytes as its name, such as those of Latin-1. They are shown with escapes."""
+    name = os.fsdecode(b"caf\xe9")
+    app = Dashboard(board(process(program=name), place=f"/{name}"), everyone)
+    page = request(app, "/")
+    assert page.status == 200
+    assert page.text.count("caf\\udce9") == 2
+    assert request(app, "/figures").status == 200
+
+    def unreadable() -> SharedFigures:
+        raise TierUnavailableError(f"the figures in {name} cannot be read")
+
+    refused = request(Dashboard(Board(unreadable, name), everyone), "/")
+    assert (refused.status, "caf\\udce9" in refused.text) == (503, True)
+
+
+def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moments of a time that is still to come are forgotten."""
+    clock = SimpleNamespace(time=lambda: 5000.0)
+    monkeypatch.setattr("cachekit.dashboard.board.time", clock)
+    shown = board(process())
+    shown.moment()
+    clock.time = lambda: 1400.0
+    assert [moment["time"] for moment in shown.history()] == [1400.0]
 
 
 def test_nothing_yet() -> None:
@@ -331,6 +358,33 @@ def test_another_name_is_refused(gate: Gate, host: str) -> None:
     assert ask(gate, headers={"host": host}, query=f"token={gate.token}").status == 403
     for name in ("localhost:8055", "127.0.0.1:8055", "[::1]:8055"):
         assert ask(gate, headers={"host": name, "cookie": cookie}).status == 200
+
+
+def test_the_port_that_browsers_leave_out() -> None:
+    gate = Gate(Dashboard(board(process()), everyone), "127.0.0.1", 80)
+    for name in ("127.0.0.1", "localhost", "localhost:80"):
+        assert ask(gate, headers={"host": name}, query=f"token={gate.token}").status == 303
+    for name in ("evil.example", "127.0.0.1:8055", "192.0.2.1"):
+        assert ask(gate, headers={"host": name}, query=f"token={gate.token}").status == 403
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_every_address_of_this_host(host: str) -> None:
+    """Served at all addresses, it answers to each of them, and to no other name."""
+    gate = Gate(Dashboard(board(process()), everyone), host, 8055)
+    for name in ("192.0.2.1:8055", "[2001:db8::1]:8055", "localhost:8055"):
+        assert ask(gate, headers={"host": name}, query=f"token={gate.token}").status == 303
+    for name in ("evil.example:8055", "192.0.2.1", "192.0.2.1:80", "1.evil.example:8055", ":8055x"):
+        assert ask(gate, headers={"host": name}, query=f"token={gate.token}").status == 403
+
+
+@pytest.mark.parametrize("other", ['json={"a": [1, 2]}', "name=Jos\xe9", "a@b=c", "path=/; expires", "", "="])
+def test_cookies_of_other_programs(gate: Gate, other: str) -> None:
+    """Browsers send cookies to all ports of a host, also those that Python's parser gives up at."""
+    own = f"cachekit-8055={gate.token}"
+    for cookie in (f"{other}; {own}", f"{own}; {other}", f"{other};{own}"):
+        assert ask(gate, headers={"cookie": cookie}).status == 200
+    assert ask(gate, headers={"cookie": f"{other}; cachekit-8055=wrong"}).status == 401
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"])

@@ -148,6 +148,19 @@ def test_it_draws_what_comes(pages: Pages) -> None:
     assert all(url.startswith(f"http://127.0.0.1:{port}/") for url in pages.requested)
 
 
+def test_a_clock_that_is_set_back(pages: Pages) -> None:
+    """The page goes on with the time that the host has now."""
+    with served(Dashboard(Board(moving(), "/dir"), lambda _: True), pages) as port:
+        page = pages.open(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("svg path.line4", state="attached")
+        told = page.evaluate(
+            "() => { const late = structuredClone(moments[moments.length - 1]); late.time -= 3600;"
+            " add([late]); return [moments.length, moments[0].time === late.time]; }"
+        )
+        assert told == [1, True]
+    assert not pages.errors
+
+
 def test_what_processes_say_is_text(pages: Pages) -> None:
     """A program and reasons with markup are shown as they are, on a narrow screen, too."""
     app = Dashboard(Board(moving("critical", HOSTILE), HOSTILE), lambda _: True)

@@ -37,6 +37,19 @@ def registry_of(collector: CacheCollector) -> CollectorRegistry:
     return registry
 
 
+def test_a_histogram_that_lacks_parts(tmp_path: Path) -> None:
+    """Damaged sums of processes that ended cost their own figures, and not the scrape."""
+    with FileCache(tmp_path, 1):
+        pass
+    registry = registry_of(CacheCollector.of_host("main", tmp_path))
+    sums = {"format": 1, "counters": {"load.duration/sum": 2.0, "load.duration/0": 1, "loads/ok": 1}}
+    (tmp_path / "figures" / "ended.json").write_text(json.dumps(sums))
+    (tmp_path / "figures" / "ended.json").chmod(0o600)
+    text = generate_latest(registry).decode()
+    assert 'cachekit_load_duration_seconds_count{cache="main"} 1.0' in text
+    assert 'cachekit_loads_total{cache="main",result="ok"} 1.0' in text
+
+
 def promtool(*arguments: str, given: bytes = b"") -> str:
     assert PROMTOOL is not None
     ran = subprocess.run([PROMTOOL, *arguments], input=given, capture_output=True, check=False, timeout=100)

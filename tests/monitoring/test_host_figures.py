@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -22,7 +23,7 @@ from cachekit.monitoring.folder import FiguresFolder
 from cachekit.monitoring.reading import HostReader
 from cachekit.monitoring.record import process_of
 from cachekit.monitoring.snapshot import Snapshot
-from cachekit.monitoring.wanted import FIGURES, LONGEST, WATCHED, is_wanted
+from cachekit.monitoring.wanted import FIGURES, LONGEST, WATCHED, is_wanted, user_directory
 from cachekit.monitoring.watching import Watch
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -278,6 +279,36 @@ def test_a_reader_that_is_stopped_is_not_waited_for(
         os.close(told)
         os.close(tell)
     assert len(reader.read().processes) == 1
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that cannot store the sums returns them all the same. The next one counts nothing twice."""
+    worker = Worker(tmp_path, "w")
+    worker.do("load 3")
+    reader = HostReader(tmp_path)
+    reach(reader, 3)
+    worker.kill()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FiguresFolder, "replace", full)
+        for _ in range(2):
+            figures = reader.read()
+            assert (loads(figures), figures.ended) == (3, 1)
+    for _ in range(2):
+        figures = reader.read()
+        assert (loads(figures), figures.ended) == (3, 1)
+    assert sorted(os.listdir(tmp_path / FIGURES)) == ["ended.json", "lock", WATCHED]
+
+
+def test_the_runtime_directory_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root with the environment of a user makes nothing there, which the user could not use."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert user_directory() == f"{tmp_path}/cachekit"
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(tmp_path).st_uid + 54321)
+    assert not user_directory().startswith(str(tmp_path))
 
 
 def test_caches_without_files_are_found_by_user(runtime: Path) -> None:
