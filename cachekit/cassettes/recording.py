@@ -203,7 +203,7 @@ def check_place(path: Path) -> None:
     """
     try:
         mode = path.stat().st_mode
-    except OSError:  # whoever reads it says so
+    except OSError:  # the step that reads it says so
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise FileFormatError(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Barrier
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from dynamodb_server import REGION, TABLE, DynamoDBServer
 from forking import in_fork
 from fresh_imports import SITE_PACKAGES, run
-from polled_servers import PolledServerTests, Server
+from polled_servers import Hook, PolledServerTests, Server
 from redis_server import wait_until
 from throttling_proxy import ThrottlingProxy
 
@@ -66,6 +66,17 @@ class TestDynamoDBServer(PolledServerTests):
         client = client_of(tier)
         gone = client.delete_item(TableName=TABLE, Key={"k": {"S": name}}, ReturnValues="ALL_OLD")
         assert gone["Attributes"]
+
+    @contextmanager
+    def losing(self, prefix: str) -> Iterator[tuple[PolledTier, Callable[[Hook], None]]]:
+        with ThrottlingProxy(self.server.endpoint) as proxy:
+
+            def lose(hook: Hook) -> None:
+                proxy.on_loss, proxy.mode = hook, "lose"
+
+            place = {**self.server.place, "endpoint": proxy.endpoint}
+            with DynamoDBCache(TABLE, prefix, **place, timeout=60) as tier:
+                yield tier, lose
 
     def forge(self, tier: PolledTier, name: str, data: bytes) -> None:
         client_of(tier).put_item(TableName=TABLE, Item={"k": {"S": name}, "d": {"B": data}})

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import traced
 from memcached_server import MemcachedServer
-from polled_servers import PolledServerTests, Server
+from polled_servers import Hook, PolledServerTests, Server
 from redis_server import free_port, wait_until
 from tracing import at_line
 
@@ -75,6 +75,32 @@ class TestMemcachedServer(PolledServerTests):
     def lose(self, tier: PolledTier, name: str) -> None:
         with connected(self.server) as client:
             assert client.delete(name)
+
+    @contextmanager
+    def losing(self, prefix: str) -> Iterator[tuple[PolledTier, Callable[[Hook], None]]]:
+        hooks: list[Hook] = []
+
+        class Relay(StreamRequestHandler):
+            def handle(inner) -> None:  # noqa: N805  # `self` is that of the tests
+                with socket.create_connection(self.server.address) as behind:
+                    while asked := inner.request.recv(1 << 16):
+                        behind.sendall(asked)
+                        answer = behind.recv(1 << 16)  # each is small, so it comes at once
+                        if hooks and asked.startswith(b"set "):
+                            hooks.pop()()
+                            return
+                        inner.request.sendall(answer)
+
+        with ThreadingTCPServer(("127.0.0.1", 0), Relay) as relay:
+            relay.daemon_threads = True
+            thread = Thread(target=relay.serve_forever, args=(0.05,))
+            thread.start()
+            try:
+                with MemcachedCache([relay.server_address], prefix, timeout=60) as tier:  # type: ignore[list-item]
+                    yield tier, hooks.append
+            finally:
+                relay.shutdown()
+                thread.join()
 
     def forge(self, tier: PolledTier, name: str, data: bytes) -> None:
         with connected(self.server) as client:

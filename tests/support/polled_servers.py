@@ -30,6 +30,8 @@ class Server(Protocol):
     def kill(self) -> None: ...
 
 
+#: What another host does.
+Hook: TypeAlias = Callable[[], object]
 Two: TypeAlias = tuple[PolledTier, PolledTier]
 
 
@@ -53,6 +55,13 @@ class PolledServerTests:
 
     def forge(self, tier: PolledTier, name: str, data: bytes) -> None:
         """Store bytes as another program would."""
+        raise NotImplementedError
+
+    def losing(self, prefix: str) -> AbstractContextManager[tuple[PolledTier, Callable[[Hook], None]]]:
+        """Make a tier, and what breaks its connection: its next write is carried out, and has no answer.
+
+        The hook is called between the two.
+        """
         raise NotImplementedError
 
     @pytest.fixture
@@ -172,6 +181,46 @@ class PolledServerTests:
             self.lose(other, name)
             assert other.get("a:k") is None
             assert cache.add("a:new", CacheEntry("a:new", "old", tags={"t"}), origin) is False
+
+    def test_a_second_try_brings_nothing_back(self, prefix: str) -> None:
+        """It comes after what other hosts have done since the first one, and must not undo that."""
+        done: list[str] = []
+        with self.losing(prefix) as (tier, lose), self.make(prefix) as other:
+
+            def tags() -> None:
+                other.set_value("k", "old", tags={"t"})
+                other.invalidate_by_tags({"t"})
+                done.append("tags")
+
+            lose(tags)
+            tier.invalidate_by_tags({"t"})
+            assert other.get_value("k") is None
+            fences = []
+
+            def deletion() -> None:
+                fences.append(other.fence("k"))
+                other.delete("k")
+                done.append("deletion")
+
+            lose(deletion)
+            tier.delete("k")
+            assert not other.set_if("k", CacheEntry("k", "old"), fences[0])
+            assert other.get_value("k") is None
+            lose(lambda: done.append("value"))
+            tier.set_value("k", "new", tags={"t"})
+            assert other.get_value("k") == "new"
+            assert done == ["tags", "deletion", "value"]
+            assert tier.get_stats().errors == 0
+
+    def test_a_tag_with_the_name_of_something_else(self, caches: Two) -> None:
+        for name in ("\0generation", "\0segment"):
+            for call in (
+                lambda: caches[0].set_value("k", 1, tags={name}),  # noqa: B023
+                lambda: caches[0].fence("k", {name}),  # noqa: B023
+            ):
+                with pytest.raises(ValueError, match="tags must not be"):
+                    call()
+        assert caches[0].get("k") is None
 
     def test_what_no_cache_wrote(self, prefix: str) -> None:
         """Other bytes, and another key's value, are misses and count as errors; writes replace them."""

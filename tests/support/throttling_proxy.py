@@ -6,6 +6,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 
@@ -21,12 +22,14 @@ class ThrottlingProxy:
     Attributes:
         mode: "off"; "refuse" for a refusal of all requests; "halve" for batches of which half is left
             unread; "leave" for batches that are left unread as a whole; "cut" for connections that are
-            closed within the head of an answer.
+            closed within the head of an answer; "lose" for the next write, which has no answer.
         requests: how many came.
+        on_loss: is called when a write was carried out whose answer is lost.
     """
 
     def __init__(self, endpoint: str) -> None:
-        self.mode: Literal["off", "refuse", "halve", "leave", "cut"] = "off"
+        self.mode: Literal["off", "refuse", "halve", "leave", "cut", "lose"] = "off"
+        self.on_loss: Callable[[], object] = int
         self.requests = 0
         proxy = self
 
@@ -65,6 +68,11 @@ class ThrottlingProxy:
                 except urllib.error.HTTPError as error:
                     with error:
                         status, data = error.code, error.read()
+                if proxy.mode == "lose" and operation == "PutItem":
+                    proxy.mode = "off"
+                    proxy.on_loss()
+                    self.close_connection = True
+                    return
                 if left:
                     data = json.dumps({**json.loads(data), "UnprocessedKeys": left}).encode()
                 self._answer(status, data)

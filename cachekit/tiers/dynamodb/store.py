@@ -172,6 +172,17 @@ class DynamoDBStore:
         """Store an item in place of an older one."""
         self._ask("put_item", True, **self._put(name, data, life))
 
+    def write_either(self, name: str, data: bytes, other: bytes, life: float | None) -> None:
+        """Store `data` in place of an older item; or `other`, if the connection broke before an answer."""
+        from botocore.exceptions import ConnectionClosedError
+
+        try:
+            self._ask("put_item", False, **self._put(name, data, life))
+        except TierUnavailableError as error:
+            if not isinstance(error.__cause__, ConnectionClosedError):
+                raise
+            self._ask("put_item", False, **self._put(name, other, life))
+
     def add(self, name: str, data: bytes, life: float | None) -> bool:
         """Store an item if there is none; return whether it was stored."""
         now = {"N": str(math.floor(self._clock.time()))}

@@ -139,6 +139,15 @@ class MemcachedStore:
             self._ask(self._home(name), lambda connection: connection.set(name, data, _life(life)), True)
         )
 
+    def write_either(self, name: str, data: bytes, other: bytes, life: float | None) -> None:
+        """Store `data` in place of an older item; or `other`, if the connection broke before an answer."""
+        tries = iter((data, other))
+        self._stored(
+            self._ask(
+                self._home(name), lambda connection: connection.set(name, next(tries), _life(life)), True
+            )
+        )
+
     def _stored(self, stored: bool) -> None:
         if not stored:
             raise TierUnavailableError("memcached did not store the item", full=True)

@@ -37,6 +37,7 @@ from cachekit.tiers.polled.items import (
     Names,
     held,
     packed,
+    renewed,
     segment,
     token_of,
     tombstone,
@@ -44,7 +45,7 @@ from cachekit.tiers.polled.items import (
 )
 from cachekit.tiers.polled.journal import EVERYTHING, KEYS, TAGS
 from cachekit.tiers.polled.listeners import Listeners
-from cachekit.tiers.polled.store import Item, PolledStore
+from cachekit.tiers.polled.store import Item, PolledStore, RetryingStore
 from cachekit.tiers.stored_entries import entry_of, missing_tokens, prolonged
 
 _TRIES: Final = 10  # to store where other clients write all the time
@@ -85,6 +86,7 @@ class Entries:
         listeners: Listeners,
     ) -> None:
         self._store = store
+        self._retrying = store if isinstance(store, RetryingStore) else None
         self._names = names
         self._serializer = serializer
         self._clock = clock
@@ -273,12 +275,18 @@ class Entries:
     def _write(self, key: str, data: bytes, life: float | None) -> None:
         name = self._names.of_key(key)
         try:
-            self._store.write(name, data, life)
+            self._write_item(name, data, life)
         except ValueTooLargeError:
             # Some servers keep the older value when they refuse a newer one.
-            self._store.write(name, tombstone(fresh()), _LOAD)
+            self._write_item(name, tombstone(fresh()), _LOAD)
             self._listeners.note(KEYS, [key])
             raise
+
+    def _write_item(self, name: str, data: bytes, life: float | None) -> None:
+        if self._retrying is None:
+            self._store.write(name, data, life)
+        else:
+            self._retrying.write_either(name, data, renewed(data), life)
 
     def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:
         """Store an entry as `put` does, unless the key has a live one; return whether it was stored."""
@@ -390,7 +398,7 @@ class Entries:
             written: list[str] = []
             try:
                 for key in keys:
-                    self._store.write(self._names.of_key(key), tombstone(fresh()), _LOAD)
+                    self._write_item(self._names.of_key(key), tombstone(fresh()), _LOAD)
                     written.append(key)
             finally:
                 if written:
@@ -421,7 +429,7 @@ class Entries:
             self._listeners.note(EVERYTHING, [])
 
     def _renew(self, name: str) -> None:
-        self._store.write(name, packed(fresh()), None)
+        self._write_item(name, packed(fresh()), None)
 
     def _told(self, keys: Sequence[str]) -> AbstractContextManager[None]:
         return self._listeners.told(lambda one: one.keys_changed(keys))

@@ -13,6 +13,8 @@ from hashlib import blake2b
 from struct import Struct
 from typing import Final, NamedTuple
 
+from cachekit.tiers.fresh_tokens import fresh
+
 _TOKEN: Final = Struct("<cQ")
 _ALONE: Final = Struct("<Q")
 _VALUE: Final = b"V"
@@ -21,6 +23,7 @@ _TOMBSTONE: Final = b"T"
 #: The names, among those of tags, under which tokens of the generation and the segment are kept.
 GENERATION: Final = "\0generation"
 SEGMENT: Final = "\0segment"
+RESERVED: Final = frozenset({GENERATION, SEGMENT})
 
 
 class Held(NamedTuple):
@@ -53,6 +56,13 @@ def value(token: int, envelope: bytes) -> bytes:
 def packed(token: int) -> bytes:
     """Return the token of a watched item."""
     return _ALONE.pack(token)
+
+
+def renewed(data: bytes) -> bytes:
+    """Return an item with a fresh token in place of its own."""
+    if len(data) == _ALONE.size:
+        return packed(fresh())
+    return _TOKEN.pack(data[:1], fresh()) + data[_TOKEN.size :]
 
 
 def token_of(data: bytes) -> int:
@@ -107,5 +117,5 @@ class Names:
 
     def watched(self, key: str, tags: Iterable[str]) -> dict[str, str]:
         """Return the names of what a value of the key depends on, by what they are called in its header."""
-        names = {tag: self.of_tag(tag) for tag in tags if tag not in (GENERATION, SEGMENT)}
+        names = {tag: self.of_tag(tag) for tag in tags if tag not in RESERVED}
         return {GENERATION: self.of_generation(), SEGMENT: self.of_segment(segment(key)), **names}

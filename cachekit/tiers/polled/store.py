@@ -48,3 +48,16 @@ class PolledStore(Protocol):
     def close(self) -> None:
         """Close connections. A second call does nothing."""
         ...
+
+
+@runtime_checkable
+class RetryingStore(PolledStore, Protocol):
+    """A store that tries a write once more where the connection broke."""
+
+    def write_either(self, name: str, data: bytes, other: bytes, life: float | None) -> None:
+        """Store `data` in place of an older item; or `other`, if the connection broke before an answer.
+
+        The first try may have been carried out, and another client may have written since. So the second
+        try must not bring the token of the first one back.
+        """
+        ...

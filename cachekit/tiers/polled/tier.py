@@ -34,7 +34,7 @@ from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
 from cachekit.tiers.polled.entries import Entries
-from cachekit.tiers.polled.items import Names
+from cachekit.tiers.polled.items import RESERVED, Names
 from cachekit.tiers.polled.journal import PAGES, Journal
 from cachekit.tiers.polled.lease import PolledLease, acquired
 from cachekit.tiers.polled.listeners import Listeners
@@ -171,12 +171,12 @@ class PolledTier(ServerMethods):
     @asks_server
     def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, ServerTokens]:
         """Return what `origin` returns for each of several keys, in two round trips."""
-        return self._entries.origins(checked_keys(keys), checked_tags(tags))
+        return self._entries.origins(checked_keys(keys), _checked(tags))
 
     @asks_server
     def successor(self, tags: frozenset[str] = frozenset()) -> ServerTokens:
         """Return a fresh token, which the next `put` makes the key's, and the tags' tokens."""
-        tags = checked_tags(tags)
+        tags = _checked(tags)
         return ServerTokens(fresh(), self._entries.tag_tokens(tags) if tags else {})
 
     @asks_server
@@ -273,3 +273,15 @@ class PolledTier(ServerMethods):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._store!r}, key_prefix={safe_repr(self._key_prefix)}>"
+
+
+def _checked(tags: frozenset[str]) -> frozenset[str]:
+    """Return the tags.
+
+    Raises:
+        ValueError: one is a name under which entries here have other tokens.
+    """
+    checked = checked_tags(tags)
+    for name in RESERVED.intersection(checked):
+        raise ValueError(f"tags must not be {safe_repr(name)} here; give it another name")
+    return checked
