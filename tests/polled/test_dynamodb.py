@@ -257,6 +257,25 @@ def test_a_throttled_table(server: DynamoDBServer, prefix: str) -> None:
             assert tier.get("k") is None
 
 
+def test_credentials_that_expire(
+    server: DynamoDBServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are there by then are taken, without a new tier."""
+    with (
+        ThrottlingProxy(server.endpoint) as proxy,
+        DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60) as tier,
+    ):
+        tier.set_value("k", 1)
+        proxy.mode = "expire"
+        with pytest.raises(TierUnavailableError, match="ExpiredTokenException"):
+            tier.get("k")
+        proxy.mode = "off"
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ANOTHER")
+        assert tier.get_value("k") == 1
+        assert proxy.users[-1] == "ANOTHER"
+        assert proxy.users[0] != "ANOTHER"
+
+
 def test_batches_that_are_throttled(server: DynamoDBServer, prefix: str) -> None:
     """Those that are answered in part are asked for again, a few times."""
     with (

@@ -127,6 +127,8 @@ def test_wrong_arguments(subtests: pytest.Subtests) -> None:
         ({"servers": []}, "servers must be a list such as"),
         ({"servers": [("h", 0)]}, "each of servers must be a tuple"),
         ({"servers": ["h:1"]}, "each of servers must be a tuple"),
+        ({"servers": [("a..b", 1)]}, "must be a name that can be looked up, not 'a..b'"),
+        ({"servers": [("x" * 70, 1)]}, "must be a name that can be looked up, not 'xxx"),
         ({"servers": [("h", 1), ("h", 1)]}, "servers must be different"),
         ({"key_prefix": ""}, "key_prefix must be 1 to 50 visible ASCII characters, not ''"),
         ({"key_prefix": "a b"}, "key_prefix must be"),
@@ -299,7 +301,7 @@ def test_an_answer_in_drops(answer: bytes, prefix: str) -> None:
 
 
 def test_an_answer_of_some_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each 4 MiB of an answer have a timeout of their own, and each answer begins anew."""
+    """Each 4 MiB of an answer have a timeout of their own, and so has the next answer."""
     mine, other = socket.socketpair()
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
@@ -315,6 +317,20 @@ def test_an_answer_of_some_portions(monkeypatch: pytest.MonkeyPatch) -> None:
             now[0] += 5
             with pytest.raises(TimeoutError, match="took too long"):
                 line.recv(3)
+
+
+def test_an_answer_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fills no memory, however fast it comes."""
+    mine, other = socket.socketpair()
+    monkeypatch.setattr(connection_module, "_MOST", 100)
+    with mine, other:
+        line = connection_module.Line(mine, 60)
+        for _ in range(2):
+            line.sendall(b"?")
+            other.sendall(b"x" * 101)
+            assert line.recv(100) == b"x" * 100
+            with pytest.raises(ConnectionError, match="more than 100 bytes"):
+                line.recv(100)
 
 
 class Unconnected:

@@ -16,21 +16,30 @@ _THROTTLED = {
 }
 
 
+_EXPIRED = {
+    "__type": "com.amazon.coral.service#ExpiredTokenException",
+    "message": "The security token included in the request is expired",
+}
+
+
 class ThrottlingProxy:
     """A proxy on a free port, as a context manager. It keeps connections open, as DynamoDB does.
 
     Attributes:
         mode: "off"; "refuse" for a refusal of all requests; "halve" for batches of which half is left
             unread; "leave" for batches that are left unread as a whole; "cut" for connections that are
-            closed within the head of an answer; "lose" for the next write, which has no answer.
+            closed within the head of an answer; "lose" for the next write, which has no answer; "expire" for
+            credentials that are not valid any more.
         requests: how many came.
+        users: the keys of the credentials that they had.
         on_loss: is called when a write was carried out whose answer is lost.
     """
 
     def __init__(self, endpoint: str) -> None:
-        self.mode: Literal["off", "refuse", "halve", "leave", "cut", "lose"] = "off"
+        self.mode: Literal["off", "refuse", "halve", "leave", "cut", "lose", "expire"] = "off"
         self.on_loss: Callable[[], object] = int
         self.requests = 0
+        self.users: list[str] = []
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,10 +47,14 @@ class ThrottlingProxy:
 
             def do_POST(self) -> None:
                 proxy.requests += 1
+                proxy.users.append(
+                    self.headers["Authorization"].partition("Credential=")[2].partition("/")[0]
+                )
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 operation = self.headers["X-Amz-Target"].rpartition(".")[2]
-                if proxy.mode == "refuse":
-                    self._answer(400, json.dumps(_THROTTLED).encode())
+                if proxy.mode in ("refuse", "expire"):
+                    error = _THROTTLED if proxy.mode == "refuse" else _EXPIRED
+                    self._answer(400, json.dumps(error).encode())
                     return
                 if proxy.mode == "cut":
                     self.wfile.write(b"HTTP/1.1 200 OK\r\n")

@@ -30,6 +30,8 @@ _ROUNDS: Final = 8  # of a batch that is answered in parts; each answers at most
 _LARGEST: Final = 399_000  # bytes of data; names and numbers of an item take less than the rest of 400 KB
 _LATEST: Final = 2**40  # the last second at which an item may end
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
+#: The codes of credentials that are wrong, or have expired. Others may be there by now.
+_NOT_LET_IN: Final = ("ExpiredTokenException", "InvalidSignatureException", "UnrecognizedClientException")
 _THROTTLED: Final = (
     "ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException",
 )  # fmt: skip
@@ -128,10 +130,10 @@ class DynamoDBStore:
                 raise struck from None
             if again and isinstance(error, ConnectionClosedError):
                 return self._ask(operation, False, **arguments)
-            if isinstance(error, NoCredentialsError):
-                self._client = None  # a client looks for them once
+            code, said = _answered(error) if isinstance(error, ClientError) else ("", "")
+            if isinstance(error, NoCredentialsError) or code in _NOT_LET_IN:
+                self._client = None  # a client looks for credentials once
             if isinstance(error, ClientError):
-                code, said = (error.response.get("Error", {}).get(name, "") for name in ("Code", "Message"))
                 if code == "ConditionalCheckFailedException":
                     return None
                 if code == "ValidationException" and "Item size" in said:
@@ -241,6 +243,12 @@ class DynamoDBStore:
     def __repr__(self) -> str:
         where = self._endpoint or self._region
         return f"DynamoDB table {self._table!r}" + ("" if where is None else f" at {where}")
+
+
+def _answered(error: Any) -> tuple[str, str]:
+    """Return the code and the message of an answer that is an error."""
+    answer = error.response.get("Error", {})
+    return answer.get("Code", ""), answer.get("Message", "")
 
 
 def _data(item: dict[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from cachekit.tiers.socket_options import DISCARD_UNSENT
 
 #: Bytes of an answer for each of which it may take another `timeout`.
 _PORTION: Final = 4 << 20
+_MOST: Final = 512 << 20  # bytes of an answer, as of one from Redis
 
 
 @final
@@ -46,6 +47,8 @@ class Line:
         data = self._socket.recv(size)
         received = len(data)
         self._moved += received
+        if self._moved > _MOST:
+            raise ConnectionError(f"the server sent more than {_MOST} bytes at once")
         return data
 
     def __getattr__(self, name: str) -> Any:

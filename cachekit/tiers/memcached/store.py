@@ -199,6 +199,14 @@ def _life(life: float | None) -> int:
     return 0 if life is None or life > _LONGEST_LIFE else max(1, math.ceil(life))
 
 
+def _is_name(host: str) -> bool:
+    try:
+        host.encode("idna")  # as Python does before it looks one up
+    except UnicodeError:
+        return False
+    return True
+
+
 def _checked(servers: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
     if isinstance(servers, str) or not isinstance(servers, Sequence) or not servers:
         raise TypeError(
@@ -207,6 +215,10 @@ def _checked(servers: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
         )
     for server in servers:
         match server:
+            case (str(host), int()) if not _is_name(host):
+                raise ValueError(
+                    f"the host of each of servers must be a name that can be looked up, not {safe_repr(host)}"
+                )
             case (str(host), int(port)) if host and not {"/", "@"} & set(host) and 1 <= port <= 65535:
                 continue
         raise TypeError(
