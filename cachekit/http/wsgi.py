@@ -322,7 +322,7 @@ def _has_content(environ: Environ) -> bool:
     if not _ends(environ):
         return False
     content = environ["wsgi.input"]
-    begin = content.tell() if _is_seekable(content) else None
+    begin = _place_in(content)
     first = content.read(1)
     if first and begin is None:
         environ["wsgi.input"] = io.BufferedReader(_Reread(first, content))
@@ -336,12 +336,16 @@ def _ends(environ: Environ) -> bool:
 
     Otherwise there is none (PEP 3333, "Input and Error Streams").
     """
-    return bool(environ.get("wsgi.input_terminated")) or _is_seekable(environ.get("wsgi.input"))
+    return bool(environ.get("wsgi.input_terminated")) or _place_in(environ.get("wsgi.input")) is not None
 
 
-def _is_seekable(content: Any) -> bool:
+def _place_in(content: Any) -> int | None:
+    """Return where a file stands; None if it is none that can go back."""
     seekable = getattr(content, "seekable", None)
-    return seekable is not None and bool(seekable())
+    try:
+        return int(content.tell()) if seekable is not None and seekable() else None
+    except OSError:
+        return None
 
 
 @final

@@ -301,10 +301,21 @@ class Unseekable(io.BytesIO):
         return False
 
 
+class WithoutPlace(io.BytesIO):
+    def tell(self) -> int:
+        raise OSError("it is a pipe")
+
+
 @pytest.mark.parametrize(
     ("stream", "is_terminated", "got"),
-    [(Unseekable, True, b"pageevil"), (io.BytesIO, False, b"pageevil"), (Unseekable, False, b"page")],
-    ids=["terminated", "seekable", "endless"],
+    [
+        (Unseekable, True, b"pageevil"),
+        (io.BytesIO, False, b"pageevil"),
+        (Unseekable, False, b"page"),
+        (WithoutPlace, True, b"pageevil"),
+        (WithoutPlace, False, b"page"),
+    ],
+    ids=["terminated", "seekable", "endless", "without a place, terminated", "without a place"],
 )
 def test_content_without_a_length_shapes_no_page_of_a_wsgi_application(
     stream: type[io.BytesIO], is_terminated: bool, got: bytes
