@@ -47,9 +47,9 @@ def rates_of(*reads: SharedFigures) -> Rates:
     return rates
 
 
-def drawn(*reads: SharedFigures, width: int = 160) -> str:
+def drawn(*reads: SharedFigures, width: int = 160, path: str = "/dir") -> str:
     console = Console(width=width, file=open(os.devnull, "w"), record=True)  # noqa: SIM115  # closed below
-    console.print(screen(reads[-1], rates_of(*reads), [(1.0, 0.5), (2.0, 1.0)], "/dir"))
+    console.print(screen(reads[-1], rates_of(*reads), [(1.0, 0.5), (2.0, 1.0)], path))
     console.file.close()
     return console.export_text()
 
@@ -193,6 +193,7 @@ def test_what_other_processes_say_is_text() -> None:
     text = drawn(host(process({}, program=HOSTILE, reasons=(reason,), status="warning")), width=300)
     assert "<img onerror=alert(1)>[bold]:cat:?[31m?" in text
     assert "\x1b" not in text
+    assert r"/\x1b]0;PWN\x07x" in drawn(host(), path="/\x1b]0;PWN\x07x")
 
 
 def test_many_processes_are_cut() -> None:

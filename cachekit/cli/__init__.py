@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import cachekit
-from cachekit.model.display import safe_repr, without_login
+from cachekit.model.display import escaped, safe_repr, without_login
 from cachekit.model.validation import checked_pattern
 
 if TYPE_CHECKING:
@@ -60,12 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            error.code = escaped(error.code)
+        raise
     except BrokenPipeError:
         # Python flushes stdout again at exit, and must not fail then.
         _give_up_output()
         return 0
     except OSError as error:  # such as a full disk for the output
-        print(f"cachekit {options.command}: {error}", file=sys.stderr)
+        print(f"cachekit {options.command}: {escaped(str(error))}", file=sys.stderr)
         _give_up_output()
         return 1
 
@@ -86,11 +90,11 @@ def _give_up_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors show no login of a URL."""
+    """A parser whose errors show no login of a URL, and no control characters."""
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and end."""
-        super().error(without_login(message))
+        super().error(escaped(without_login(message)))
 
 
 def _parser() -> argparse.ArgumentParser:

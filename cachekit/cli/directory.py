@@ -12,7 +12,7 @@ from typing import Final
 
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
-from cachekit.model.display import safe_repr
+from cachekit.model.display import escaped, safe_repr
 from cachekit.tiers.file.engine.check import Inspection, Item
 from cachekit.tiers.file.engine.directory import is_cache, read_manifest
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
@@ -121,7 +121,7 @@ def no_cache(path: str) -> DirectoryError:
 
 def refuse(error: Exception) -> int:
     """Print the error of a command to stderr; return the exit status."""
-    print(f"cachekit: {error}", file=sys.stderr)
+    print(f"cachekit: {escaped(str(error))}", file=sys.stderr)
     return 2 if isinstance(error, ArgumentError) else 1
 
 

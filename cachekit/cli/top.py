@@ -18,6 +18,7 @@ from cachekit.cli.directory import DirectoryError, refuse, size
 from cachekit.cli.display import Display, RichDisplay
 from cachekit.cli.watched import reader_of
 from cachekit.errors import CacheError
+from cachekit.model.display import escaped
 from cachekit.monitoring.families import HIT_DURATIONS, TIERS
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
 from cachekit.monitoring.reading import SharedFigures
@@ -273,7 +274,7 @@ def screen(
         ("cachekit top  ", "bold"),
         (figures.status, _COLOURS[figures.status]),
         f"  {_processes(figures)}  ",
-        (path, "dim"),
+        (escaped(path), "dim"),
     )
     most = max([requests for requests, _ in history], default=0.0)
     lines = [

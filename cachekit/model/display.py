@@ -18,6 +18,8 @@ _PLAIN: Final = (bool, int, float)
 _LONGEST_NUMBER: Final = 10
 _LONGEST_NAME: Final = 20
 _LONGEST_REPR: Final = 500
+#: The characters that a terminal obeys, C0, DEL and C1, and how they are shown.
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def shows_keys() -> bool:
@@ -99,6 +101,11 @@ def _is_number(text: str) -> bool:
     # The text of a number is no more a secret than the number.
     short = len(text) <= _LONGEST_NUMBER and text.isascii()
     return short and text.lstrip("+-").replace(".", "", 1).isdecimal()
+
+
+def escaped(text: str) -> str:
+    """Return a text from the outside with escapes for control characters, which a terminal would obey."""
+    return text.translate(_CONTROLS)
 
 
 def without_login(text: str) -> str:
