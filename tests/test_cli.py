@@ -236,6 +236,26 @@ class TestDemo:
         _, complaint = process.communicate(timeout=200)
         assert (process.returncode, without_progress(complaint)) == (130, "interrupted\n")
 
+    @pytest.mark.parametrize("moment", ["cold ", "restart "])
+    def test_sigterm_leaves_nothing_behind(self, tmp_path: Path, moment: str) -> None:
+        """Neither directories nor processes; the exit status is that of SIGTERM."""
+        arguments = ["--modules", "40", "--requests", "2000000" if moment == "restart " else "1000"]
+        process = subprocess.Popen(
+            [*_command(None), "demo", *arguments],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=_environment() | {"TMPDIR": str(tmp_path)},
+        )  # fmt: skip
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith(moment):
+            pass
+        assert list(tmp_path.iterdir()), "it is at work"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # as `timeout` does
+        # Children have the pipe as well: its end is the end of all.
+        assert "Traceback" not in process.communicate(timeout=200)[1]
+        assert process.returncode == -signal.SIGTERM
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_reader_that_leaves_is_no_error(self) -> None:
         """`cachekit demo | head -1` ends quietly."""
         process = subprocess.Popen(

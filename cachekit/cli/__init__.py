@@ -1,6 +1,7 @@
 """The `cachekit` command: parses the arguments and runs the command that they name.
 
-A wrong argument exits with status 2 and a message with the remedy, Ctrl-C with 130. A closed output pipe
+A wrong argument exits with status 2 and a message with the remedy, Ctrl-C with 130. SIGTERM ends the process
+after the same cleanup as Ctrl-C. A closed output pipe
 (`cachekit demo | head`) is no error. Output without a destination is dropped, and characters that its
 encoding does not have are escaped.
 """
@@ -10,10 +11,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
 
 
 _INTERRUPTED: Final = 130  # the status that shells report for a program that Ctrl-C ended
+_TERMINATED: Final = 143  # the same for SIGTERM
+_AT_ONCE: Final = 1.0  # seconds: `timeout` sends SIGTERM twice
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,9 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_output()
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
-        sys.stdout.flush()
+        with _cleanup_at_sigterm():
+            status: int = options.run(options)
+            sys.stdout.flush()
         return status
+    except _Terminated:
+        os.kill(os.getpid(), signal.SIGTERM)  # has the default action again, which sets the exit status
+        return _TERMINATED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
@@ -72,6 +83,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cachekit {options.command}: {escaped(str(error))}", file=sys.stderr)
         _give_up_output()
         return 1
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def _cleanup_at_sigterm() -> Iterator[None]:
+    """Raise an exception at SIGTERM, so that temporary directories and child processes are removed."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    begun = -math.inf
+
+    def end(*_: object) -> None:
+        nonlocal begun
+        now = time.monotonic()
+        if now - begun >= _AT_ONCE:  # otherwise the cleanup has begun
+            begun = now
+            raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _prepare_output() -> None:
