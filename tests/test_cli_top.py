@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -97,8 +98,29 @@ def test_lines_without_a_terminal(tmp_path: Path) -> None:
     worker.end()
 
 
+def test_a_terminal_without_input(tmp_path: Path) -> None:
+    """A closed stdin has no keys; Ctrl-C ends it."""
+    FileCache(tmp_path, 1).close()
+    own, other = pty.openpty()
+    command = [sys.executable, "-m", "cachekit", "top", str(tmp_path)]
+    top = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command],
+        stdout=other, stderr=subprocess.PIPE, env=os.environ | {"TERM": "xterm"},
+    )  # fmt: skip
+    os.close(other)
+    seen = b""
+    with contextlib.suppress(OSError):  # the terminal is closed at the other side
+        while b"q quits" not in seen:
+            seen += os.read(own, 4096)
+        top.send_signal(signal.SIGINT)
+        while os.read(own, 4096):
+            pass
+    os.close(own)
+    assert top.communicate(timeout=60)[1] == b"interrupted\n"
+
+
 def test_in_a_terminal(tmp_path: Path) -> None:
-    """It draws a screen, and `q` ends it."""
+    """It draws a screen, and `q` ends it; an arrow key does not, which begins with an escape."""
     with IntelligentCache(MemoryCache(), file_cache=FileCache(tmp_path, 1)):
         own, other = pty.openpty()
         environment = os.environ | {"TERM": "xterm", "COLUMNS": "160", "LINES": "50"}
@@ -109,6 +131,10 @@ def test_in_a_terminal(tmp_path: Path) -> None:
         while b"q quits" not in seen:
             seen += os.read(own, 4096)
         assert b"memory" in seen
+        os.write(own, b"\x1b[A")
+        seen = b""
+        while b"q quits" not in seen:
+            seen += os.read(own, 4096)
         os.write(own, b"q")
         try:
             while os.read(own, 4096):

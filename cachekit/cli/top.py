@@ -6,6 +6,7 @@ Without a terminal, or without rich, it prints one line every interval.
 from __future__ import annotations
 
 import math
+import os
 import select
 import sys
 import time
@@ -37,6 +38,8 @@ _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _COLOURS: Final = {"healthy": "green", "warning": "yellow", "critical": "bold red"}
 _SHOWN: Final = 40  # the most processes in a terminal
 _NONE: Final = "-"
+_SENT: Final = 64  # the most bytes of keys that are read at a time
+_ESCAPE: Final = b"\x1b"  # what an arrow key sends begins with it
 _WIDEST: Final = 100_000  # columns of characters in a table
 
 
@@ -251,7 +254,8 @@ def _live(display: RichDisplay, reader: FiguresReader, interval: float) -> None:
             counted = rates.of_all()
             history.append((total(counted, "requests"), hit_rate(counted, "requests") or 0.0))
             live.update(screen(figures, rates, history, reader.place), refresh=True)
-            if pressed(interval) in ("q", "Q", "\x1b"):
+            sent = pressed(interval)
+            if b"q" in sent.lower() and not sent.startswith(_ESCAPE):
                 return
 
 
@@ -368,9 +372,9 @@ def sparkline(values: Sequence[float], most: float) -> str:
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Yield a function that waits so many seconds for a key, and returns it, or an empty str."""
-    if not sys.stdin.isatty():
+def _keys() -> Iterator[Callable[[float], bytes]]:
+    """Yield a function that waits so many seconds for keys, and returns what they send, or nothing."""
+    if sys.stdin is None or not sys.stdin.isatty():  # None: the parent process closed it
         yield _sleep
         return
     import termios
@@ -379,9 +383,9 @@ def _keys() -> Iterator[Callable[[float], str]]:
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
 
-    def pressed(seconds: float) -> str:
-        ready, _, _ = select.select([sys.stdin], [], [], seconds)
-        return sys.stdin.read(1) if ready else ""
+    def pressed(seconds: float) -> bytes:
+        ready, _, _ = select.select([fd], [], [], seconds)
+        return os.read(fd, _SENT) if ready else b""
 
     tty.setcbreak(fd)
     try:
@@ -390,9 +394,9 @@ def _keys() -> Iterator[Callable[[float], str]]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _sleep(seconds: float) -> str:
+def _sleep(seconds: float) -> bytes:
     time.sleep(seconds)
-    return ""
+    return b""
 
 
 # -- numbers --------------------------------------------------------------------------------------------
