@@ -36,8 +36,11 @@ def absolute(path: str) -> str:
     """Return the absolute path of a directory.
 
     Raises:
+        ArgumentError: it is empty, or a URL.
         DirectoryError: it does not exist, or cannot be read.
     """
+    if not path:
+        raise ArgumentError("a cache directory must not be empty; write . for the current directory")
     if "://" in path:
         raise ArgumentError(f"a cache directory must be a path, not the URL {safe_repr(path)}")
     path = os.path.abspath(os.path.expanduser(path))
