@@ -470,6 +470,7 @@ def test_one_that_cannot_be_reached_is_not_said_to_be_none(tmp_path: Path) -> No
     assert run("inspect", str(tmp_path / "circle"))[2].endswith(
         "cannot be read: Too many levels of symbolic links\n"
     )
+    assert "is not a cache directory" in run("inspect", str(tmp_path))[2], "the circle is below it"
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "purge"])

@@ -115,7 +115,7 @@ def may_hold_cache(path: str) -> bool:
 def no_cache(path: str) -> DirectoryError:
     """Return the error for a directory that is no cache; it names the caches directly below."""
     text = f"{path} is not a cache directory: it has no manifest"
-    below = sorted(one.path for one in os.scandir(path) if one.is_dir() and may_hold_cache(one.path))
+    below = sorted(one.path for one in os.scandir(path) if os.path.isdir(one) and may_hold_cache(one.path))
     if below:
         more = f", and {len(below) - _NAMED} more" if len(below) > _NAMED else ""
         text += f"; below it are {', '.join(below[:_NAMED])}{more}"
