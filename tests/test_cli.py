@@ -444,14 +444,14 @@ class TestOutput:
         """It is said, in one line, and is a failure."""
         with cachekit.FileCache(tmp_path, 1):
             pass
-        for more in ([], ["--json"]):
+        for name, *more in (["inspect"], ["inspect", "--json"], ["top", "--once"]):
             with open("/dev/full", "w") as full:
                 ended = subprocess.run(
-                    [*_command(None), "inspect", str(tmp_path), *more],
+                    [*_command(None), name, str(tmp_path), *more],
                     stdout=full, stderr=subprocess.PIPE, text=True, timeout=200,
                 )  # fmt: skip
             assert ended.returncode == 1
-            assert without_progress(ended.stderr) == "cachekit inspect: [Errno 28] No space left on device\n"
+            assert without_progress(ended.stderr) == f"cachekit {name}: [Errno 28] No space left on device\n"
 
     def test_a_reader_that_leaves(self, tmp_path: Path) -> None:
         """That is no error of any command, however short its output, and of none while it reads a log."""

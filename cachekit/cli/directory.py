@@ -152,10 +152,12 @@ def size(number: float) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """Return a number of things, such as "1 entry" and "2 entries"."""
+    """Return a number of things, such as "1 entry", "2 entries" and "3 processes"."""
     if number == 1:
         return f"1 {what}"
-    return f"{number:,} {what.removesuffix('y')}ies" if what.endswith("y") else f"{number:,} {what}s"
+    if what.endswith("y"):
+        return f"{number:,} {what.removesuffix('y')}ies"
+    return f"{number:,} {what}es" if what.endswith("s") else f"{number:,} {what}s"
 
 
 def printable(key: str) -> str:

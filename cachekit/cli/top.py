@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cachekit.cli.directory import DirectoryError, refuse, size
+from cachekit.cli.directory import counted as amount
 from cachekit.cli.display import Display, RichDisplay
 from cachekit.cli.watched import reader_of
 from cachekit.errors import CacheError
@@ -55,20 +56,31 @@ class Plan(NamedTuple):
 def run(plan: Plan, display: Display) -> int:
     """Show the figures until Ctrl-C or `q`, or once; return 1 if they cannot be read."""
     try:
-        reader = reader_of(plan.place, plan.prefix, _WATCHED)
+        with _reading():
+            reader = reader_of(plan.place, plan.prefix, _WATCHED)
         if plan.once:
-            show(display, reader.read(), reader.place)
+            show(display, _read(reader), reader.place)
         elif isinstance(display, RichDisplay):
             _live(display, reader, plan.interval)
         else:
             _lines(display, reader, plan.interval)
     except (CacheError, DirectoryError) as error:
         return refuse(error)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        return refuse(DirectoryError(f"the figures cannot be read: {error.strerror or error}"))
     return 0
+
+
+def _read(reader: FiguresReader) -> SharedFigures:
+    with _reading():
+        return reader.read()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tell an error of the system from one of the output, which `main` reports."""
+    try:
+        yield
+    except OSError as error:
+        raise DirectoryError(f"the figures cannot be read: {error.strerror or error}") from error
 
 
 # -- once -----------------------------------------------------------------------------------------------
@@ -194,7 +206,7 @@ def _process_row(
 
 def _processes(figures: SharedFigures) -> str:
     ended = f", {figures.ended:,} ended" if figures.ended else ""
-    return f"{len(figures.processes):,} processes{ended}"
+    return f"{amount(len(figures.processes), 'process')}{ended}"
 
 
 def _reasons(figures: SharedFigures) -> list[str]:
@@ -214,10 +226,10 @@ def _reasons(figures: SharedFigures) -> list[str]:
 
 def _lines(display: Display, reader: FiguresReader, interval: float) -> None:
     rates = Rates()
-    rates.update(reader.read(), time.time())
+    rates.update(_read(reader), time.time())
     while True:
         time.sleep(interval)
-        figures = reader.read()
+        figures = _read(reader)
         rates.update(figures, time.time())
         display.line(line(figures, rates))
 
@@ -249,7 +261,7 @@ def _live(display: RichDisplay, reader: FiguresReader, interval: float) -> None:
     history: deque[tuple[float, float]] = deque(maxlen=_KEPT)
     with _keys() as pressed, Live(console=display.console, screen=True, auto_refresh=False) as live:
         while True:
-            figures = reader.read()
+            figures = _read(reader)
             rates.update(figures, time.time())
             counted = rates.of_all()
             history.append((total(counted, "requests"), hit_rate(counted, "requests") or 0.0))
@@ -307,7 +319,7 @@ def screen(
     more = len(figures.processes) - len(shown)
     sizes = _size_rows(figures)
     processes = [_process_row(one, name, rates.of(one.id), _rate) for one, name in shown]
-    rest = [Text(f"and {more:,} more processes", style="dim")] if more else []
+    rest = [Text(f"and {amount(more, 'more process')}", style="dim")] if more else []
     nothing = [Text("No process has a cache here yet.", style="dim")] if not shown else []
     return Group(
         head, Text(), *lines, *reasons, Text(),
