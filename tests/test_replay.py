@@ -108,6 +108,8 @@ class TestLogs:
         rows: list[tuple[str, bytes, str | None, str]] = [
             ("log.u32", b"abcde", None, "must have whole 32-bit numbers"),
             ("log.csv", b"time,key\n1,a\n", "name", "the column must be one of time, key of .*, not 'name'"),
+            ("log.csv", b"", "name", "log.csv is empty: its first line must name the columns"),
+            ("log.csv", b"\n", "name", "log.csv is empty: its first line must name the columns"),
             ("log.csv", b"1,a\n1\n", "2", "line 2 of .* has 1 columns, and no column 2"),
             ("log.csv", b"1,a\n", "0", "and no column 0"),
             ("log.gz", b"\x1f\x8b nonsense", None, "compress"),
