@@ -488,6 +488,21 @@ class _Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.parametrize(
+    "url", ["redis:/:hunter2@h", "redis//:hunter2@h", "redis://app:hunter2/0", "redis://h#hunter2"]
+)
+def test_a_mistyped_url_is_not_shown(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A password is in no line, also where it cannot be told from a path or a port."""
+    for command in (["inspect", url], ["purge", url], ["replay", url], ["cassette", "show", url]):
+        try:
+            status: object = main(command)
+        except SystemExit as ended:
+            status = ended.code
+        said = capsys.readouterr().err
+        assert (status, "hunter2" in said) == (2, False)
+        assert "not the URL" in said
+
+
 def test_no_login_is_shown(
     subtests: pytest.Subtests, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

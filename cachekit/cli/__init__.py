@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import cachekit
-from cachekit.model.display import escaped, safe_repr, without_login
+from cachekit.model.display import escaped, is_url, safe_repr, shown_url, without_login
 from cachekit.model.validation import checked_pattern
 
 if TYPE_CHECKING:
@@ -249,8 +249,8 @@ def _log(text: str) -> Path:
 
 
 def _file(text: str) -> str:
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"must be the path of a file, not the URL {safe_repr(text)}")
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"must be the path of a file, not the URL {shown_url(text)}")
     return text
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
-from cachekit.model.display import escaped, safe_repr
+from cachekit.model.display import escaped, is_url, shown_url
 from cachekit.tiers.file.engine.check import Inspection, Item
 from cachekit.tiers.file.engine.directory import is_cache, read_manifest
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
@@ -41,8 +41,8 @@ def absolute(path: str) -> str:
     """
     if not path:
         raise ArgumentError("a cache directory must not be empty; write . for the current directory")
-    if "://" in path:
-        raise ArgumentError(f"a cache directory must be a path, not the URL {safe_repr(path)}")
+    if is_url(path):
+        raise ArgumentError(f"a cache directory must be a path, not the URL {shown_url(path)}")
     path = os.path.abspath(os.path.expanduser(path))
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
