@@ -51,6 +51,8 @@ def cache() -> IntelligentCache:
         (("h", URL.encode()), "('h', b'redis://***@cache:6379/0')"),
         ("redis://:hun@ter2/x@h", "'redis://***@h'"),
         ("redis://h?password=hunter2", "'redis://h?***"),
+        ("redis://h#:hunter2@", "'redis://***@'"),
+        ("redis://h#hunter2", "'redis://h#***"),
         ("app:hunter2@cache:6379", "***@cache:6379'"),
         ("https://host:8000/a", "'https://host:8000/a'"),
         (5, "5"),

@@ -236,6 +236,26 @@ class TestDemo:
         _, complaint = process.communicate(timeout=200)
         assert (process.returncode, without_progress(complaint)) == (130, "interrupted\n")
 
+    @pytest.mark.parametrize("moment", ["cold ", "restart "])
+    def test_sigterm_leaves_nothing_behind(self, tmp_path: Path, moment: str) -> None:
+        """Neither directories nor processes; the exit status is that of SIGTERM."""
+        arguments = ["--modules", "40", "--requests", "2000000" if moment == "restart " else "1000"]
+        process = subprocess.Popen(
+            [*_command(None), "demo", *arguments],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=_environment() | {"TMPDIR": str(tmp_path)},
+        )  # fmt: skip
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith(moment):
+            pass
+        assert list(tmp_path.iterdir()), "it is at work"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # as `timeout` does
+        # Children have the pipe as well: its end is the end of all.
+        assert "Traceback" not in process.communicate(timeout=200)[1]
+        assert process.returncode == -signal.SIGTERM
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_reader_that_leaves_is_no_error(self) -> None:
         """`cachekit demo | head -1` ends quietly."""
         process = subprocess.Popen(
@@ -300,6 +320,9 @@ class TestArguments:
             (("demo", "--redis", other), "argument --redis: url must begin with redis://"),
             (("demo", "--redis", url), "argument --redis: the port of url must be a number"),
             *[((name, other), "must be a path, not the URL") for name in ("inspect", "verify", "purge")],
+            *[((name, ""), "must not be empty; write . for") for name in ("inspect", "verify", "top")],
+            (("purge", "--yes", ""), "must not be empty; write . for the current directory"),
+            (("verify", "--repair", ""), "must not be empty; write . for the current directory"),
             (("verify", "--repair", other), "must be a path, not the URL"),
             *[((name, other), "must be a path, not the URL") for name in ("top", "metrics", "dashboard")],
             *[((name, url), "the port of url must be") for name in ("top", "metrics", "dashboard")],
@@ -421,14 +444,14 @@ class TestOutput:
         """It is said, in one line, and is a failure."""
         with cachekit.FileCache(tmp_path, 1):
             pass
-        for more in ([], ["--json"]):
+        for name, *more in (["inspect"], ["inspect", "--json"], ["top", "--once"]):
             with open("/dev/full", "w") as full:
                 ended = subprocess.run(
-                    [*_command(None), "inspect", str(tmp_path), *more],
+                    [*_command(None), name, str(tmp_path), *more],
                     stdout=full, stderr=subprocess.PIPE, text=True, timeout=200,
                 )  # fmt: skip
             assert ended.returncode == 1
-            assert without_progress(ended.stderr) == "cachekit inspect: [Errno 28] No space left on device\n"
+            assert without_progress(ended.stderr) == f"cachekit {name}: [Errno 28] No space left on device\n"
 
     def test_a_reader_that_leaves(self, tmp_path: Path) -> None:
         """That is no error of any command, however short its output, and of none while it reads a log."""
@@ -463,6 +486,21 @@ class TestOutput:
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.mark.parametrize(
+    "url", ["redis:/:hunter2@h", "redis//:hunter2@h", "redis://app:hunter2/0", "redis://h#hunter2"]
+)
+def test_a_mistyped_url_is_not_shown(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A password is in no line, also where it cannot be told from a path or a port."""
+    for command in (["inspect", url], ["purge", url], ["replay", url], ["cassette", "show", url]):
+        try:
+            status: object = main(command)
+        except SystemExit as ended:
+            status = ended.code
+        said = capsys.readouterr().err
+        assert (status, "hunter2" in said) == (2, False)
+        assert "not the URL" in said
 
 
 def test_no_login_is_shown(

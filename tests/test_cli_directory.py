@@ -14,16 +14,17 @@ import threading
 from contextlib import redirect_stderr, redirect_stdout
 from fcntl import flock
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from progress_lines import without_progress
 from racing import in_thread
+from rich.console import Console
 
 from cachekit import FileCache
-from cachekit.cli import main, purge
+from cachekit.cli import display, main, purge
 from cachekit.cli.directory import remaining, size
-from cachekit.cli.display import PlainDisplay
+from cachekit.cli.display import PlainDisplay, RichDisplay
 from cachekit.testing import ManualClock
 from cachekit.tiers.file.engine import check
 from cachekit.tiers.file.engine import index as index_file
@@ -430,12 +431,46 @@ def test_other_directories_are_left_alone(tmp_path: Path, command: str) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["precious"]
 
 
+@pytest.mark.parametrize("rich", [False, True])
+def test_names_do_not_command_the_terminal(
+    tmp_path: Path, rich: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control characters of a name are escaped in tables, lines, questions and errors."""
+    path = tmp_path / "\x1b]0;PWN\x07\x7f\x9bx"
+    FileCache(path, 1).close()
+    asked: list[str] = []
+
+    def ask(question: str) -> str:
+        asked.append(question)
+        return "n"
+
+    if rich:
+
+        def display_for(stream: TextIO) -> RichDisplay:
+            return RichDisplay(Console(file=stream, highlight=False, width=300))
+
+        monkeypatch.setattr(display, "display_for", display_for)
+    (path / "manifest").rename(tmp_path / "kept")
+    texts = [run("inspect", str(path))[2], run("verify", str(path / "none"))[2]]
+    (tmp_path / "kept").rename(path / "manifest")
+    texts += [run("inspect", str(path))[1], run("top", "--once", str(path))[1]]
+    purge.run(purge.Plan(str(path), False), PlainDisplay(io.StringIO()), ask)
+    with pytest.raises(SystemExit) as ended:
+        run("replay", str(path))
+    texts += [*asked, str(ended.value.code)]
+    assert len(texts) == 6
+    for text in texts:
+        assert r"\x1b]0;PWN\x07\x7f\x9bx" in text
+        assert not set("\x1b\x07\x7f\x9b") & set(text)
+
+
 def test_one_that_cannot_be_reached_is_not_said_to_be_none(tmp_path: Path) -> None:
     """A path that may not be followed, or that leads in a circle, is named as what it is."""
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     assert run("inspect", str(tmp_path / "circle"))[2].endswith(
         "cannot be read: Too many levels of symbolic links\n"
     )
+    assert "is not a cache directory" in run("inspect", str(tmp_path))[2], "the circle is below it"
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "purge"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -47,9 +48,9 @@ def rates_of(*reads: SharedFigures) -> Rates:
     return rates
 
 
-def drawn(*reads: SharedFigures, width: int = 160) -> str:
+def drawn(*reads: SharedFigures, width: int = 160, path: str = "/dir") -> str:
     console = Console(width=width, file=open(os.devnull, "w"), record=True)  # noqa: SIM115  # closed below
-    console.print(screen(reads[-1], rates_of(*reads), [(1.0, 0.5), (2.0, 1.0)], "/dir"))
+    console.print(screen(reads[-1], rates_of(*reads), [(1.0, 0.5), (2.0, 1.0)], path))
     console.file.close()
     return console.export_text()
 
@@ -84,10 +85,10 @@ def test_lines_without_a_terminal(tmp_path: Path) -> None:
     top = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert top.stdout is not None
     first = top.stdout.readline()
-    while "  1 processes" not in first:  # a busy machine takes longer to publish
+    while "  1 process  " not in first:  # a busy machine takes longer to publish
         first = top.stdout.readline()
     assert re.match(r"\d\d:\d\d:\d\d  requests 0/s  hit rate -  loads 0/s  p99 -  memory ", first), first
-    assert first.endswith("  1 processes  healthy\n")
+    assert first.endswith("  1 process  healthy\n")
     worker.do("load 50")
     while "loads 0/s" in top.stdout.readline():
         pass
@@ -97,8 +98,29 @@ def test_lines_without_a_terminal(tmp_path: Path) -> None:
     worker.end()
 
 
+def test_a_terminal_without_input(tmp_path: Path) -> None:
+    """A closed stdin has no keys; Ctrl-C ends it."""
+    FileCache(tmp_path, 1).close()
+    own, other = pty.openpty()
+    command = [sys.executable, "-m", "cachekit", "top", str(tmp_path)]
+    top = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command],
+        stdout=other, stderr=subprocess.PIPE, env=os.environ | {"TERM": "xterm"},
+    )  # fmt: skip
+    os.close(other)
+    seen = b""
+    with contextlib.suppress(OSError):  # the terminal is closed at the other side
+        while b"q quits" not in seen:
+            seen += os.read(own, 4096)
+        top.send_signal(signal.SIGINT)
+        while os.read(own, 4096):
+            pass
+    os.close(own)
+    assert top.communicate(timeout=60)[1] == b"interrupted\n"
+
+
 def test_in_a_terminal(tmp_path: Path) -> None:
-    """It draws a screen, and `q` ends it."""
+    """It draws a screen, and `q` ends it; an arrow key does not, which begins with an escape."""
     with IntelligentCache(MemoryCache(), file_cache=FileCache(tmp_path, 1)):
         own, other = pty.openpty()
         environment = os.environ | {"TERM": "xterm", "COLUMNS": "160", "LINES": "50"}
@@ -109,6 +131,10 @@ def test_in_a_terminal(tmp_path: Path) -> None:
         while b"q quits" not in seen:
             seen += os.read(own, 4096)
         assert b"memory" in seen
+        os.write(own, b"\x1b[A")
+        seen = b""
+        while b"q quits" not in seen:
+            seen += os.read(own, 4096)
         os.write(own, b"q")
         try:
             while os.read(own, 4096):
@@ -133,7 +159,7 @@ def test_a_screen() -> None:
     assert "12,345" in text
     assert "OUT, 3 pending" in text
     assert "critical: the file tier has been out for 400 s: check its disk (and 1 more)" in text
-    assert "1 processes, 2 ended" in text
+    assert "1 process, 2 ended" in text
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
@@ -193,10 +219,12 @@ def test_what_other_processes_say_is_text() -> None:
     text = drawn(host(process({}, program=HOSTILE, reasons=(reason,), status="warning")), width=300)
     assert "<img onerror=alert(1)>[bold]:cat:?[31m?" in text
     assert "\x1b" not in text
+    assert r"/\x1b]0;PWN\x07x" in drawn(host(), path="/\x1b]0;PWN\x07x")
 
 
 def test_many_processes_are_cut() -> None:
     assert "and 24 more processes" in drawn(host(*[process({}, id=f"{number:032}") for number in range(64)]))
+    assert "and 1 more process\n" in re.sub(" +\n", "\n", drawn(host(*[process({})] * 41)))
 
 
 @pytest.mark.parametrize(

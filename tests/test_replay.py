@@ -7,8 +7,10 @@ import gzip
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +108,8 @@ class TestLogs:
         rows: list[tuple[str, bytes, str | None, str]] = [
             ("log.u32", b"abcde", None, "must have whole 32-bit numbers"),
             ("log.csv", b"time,key\n1,a\n", "name", "the column must be one of time, key of .*, not 'name'"),
+            ("log.csv", b"", "name", "log.csv is empty: its first line must name the columns"),
+            ("log.csv", b"\n", "name", "log.csv is empty: its first line must name the columns"),
             ("log.csv", b"1,a\n1\n", "2", "line 2 of .* has 1 columns, and no column 2"),
             ("log.csv", b"1,a\n", "0", "and no column 0"),
             ("log.gz", b"\x1f\x8b nonsense", None, "compress"),
@@ -454,6 +458,21 @@ class TestArguments:
                     main(["replay", "log", *arguments])
                 assert ended.value.code == 2
                 assert words in capsys.readouterr().err
+
+    def test_no_file_is_left_behind_by_sigterm(self, tmp_path: Path) -> None:
+        """The exit status is that of SIGTERM."""
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cachekit", "replay", "-"],
+            stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"TMPDIR": str(scratch)},
+        )  # fmt: skip
+        while process.poll() is None and not list(scratch.iterdir()):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=200)[1] == b""
+        assert process.returncode == -signal.SIGTERM
+        assert list(scratch.iterdir()) == []
 
     def test_no_file_is_left_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Also if the work ends by an error."""

@@ -1,6 +1,7 @@
 """The `cachekit` command: parses the arguments and runs the command that they name.
 
-A wrong argument exits with status 2 and a message with the remedy, Ctrl-C with 130. A closed output pipe
+A wrong argument exits with status 2 and a message with the remedy, Ctrl-C with 130. SIGTERM ends the process
+after the same cleanup as Ctrl-C. A closed output pipe
 (`cachekit demo | head`) is no error. Output without a destination is dropped, and characters that its
 encoding does not have are escaped.
 """
@@ -10,15 +11,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import cachekit
-from cachekit.model.display import safe_repr, without_login
+from cachekit.model.display import escaped, is_url, safe_repr, shown_url, without_login
 from cachekit.model.validation import checked_pattern
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
 
 
 _INTERRUPTED: Final = 130  # the status that shells report for a program that Ctrl-C ended
+_TERMINATED: Final = 143  # the same for SIGTERM
+_AT_ONCE: Final = 1.0  # seconds: `timeout` sends SIGTERM twice
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,20 +61,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare_output()
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
-        sys.stdout.flush()
+        with _cleanup_at_sigterm():
+            status: int = options.run(options)
+            sys.stdout.flush()
         return status
+    except _Terminated:
+        os.kill(os.getpid(), signal.SIGTERM)  # has the default action again, which sets the exit status
+        return _TERMINATED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            error.code = escaped(error.code)
+        raise
     except BrokenPipeError:
         # Python flushes stdout again at exit, and must not fail then.
         _give_up_output()
         return 0
     except OSError as error:  # such as a full disk for the output
-        print(f"cachekit {options.command}: {error}", file=sys.stderr)
+        print(f"cachekit {options.command}: {escaped(str(error))}", file=sys.stderr)
         _give_up_output()
         return 1
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def _cleanup_at_sigterm() -> Iterator[None]:
+    """Raise an exception at SIGTERM, so that temporary directories and child processes are removed."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    begun = -math.inf
+
+    def end(*_: object) -> None:
+        nonlocal begun
+        now = time.monotonic()
+        if now - begun >= _AT_ONCE:  # otherwise the cleanup has begun
+            begun = now
+            raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _prepare_output() -> None:
@@ -86,11 +128,11 @@ def _give_up_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors show no login of a URL."""
+    """A parser whose errors show no login of a URL, and no control characters."""
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and end."""
-        super().error(without_login(message))
+        super().error(escaped(without_login(message)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -207,8 +249,8 @@ def _log(text: str) -> Path:
 
 
 def _file(text: str) -> str:
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"must be the path of a file, not the URL {safe_repr(text)}")
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"must be the path of a file, not the URL {shown_url(text)}")
     return text
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cachekit import MemoryCache, __version__, override
+from cachekit.cli.directory import counted
 from cachekit.cli.display import Display
 from cachekit.decorator.source import is_disabled
 
@@ -70,12 +71,12 @@ def run(plan: Plan, display: Display) -> int:
 def _introduce(plan: Plan, display: Display) -> None:
     modules = len(library_sources()[: plan.modules])
     display.line(
-        f"cachekit {__version__}: {_count(plan.threads, 'thread')} put "
-        f"{_count(plan.requests, 'question')} about {_count(modules, 'module')}"
+        f"cachekit {__version__}: {counted(plan.threads, 'thread')} put "
+        f"{counted(plan.requests, 'question')} about {counted(modules, 'module')}"
     )
     display.line(
         f"of Python {platform.python_version()}'s standard library to an empty cache; "
-        f"then {_count(plan.processes, 'new process')}"
+        f"then {counted(plan.processes, 'new process')}"
     )
     display.line("ask the same, and find what the first pass left on the disk.")
     display.line()
@@ -131,12 +132,7 @@ def _verdict(passes: Sequence[Pass], asked: int, plan: Plan, display: Display) -
     display.line(f"{where}: lookups served; loads: modules analysed; p50, p99: per")
     display.line("request; saved: processor time of all analyses that a cache avoids.")
     if loads != asked:
-        display.line(f"{_count(asked, 'module')} requested, but {_count(loads, 'load')} made!")
+        display.line(f"{counted(asked, 'module')} requested, but {counted(loads, 'load')} made!")
         return 1
-    display.line(f"{_count(asked, 'module')} requested, {_count(loads, 'load')} in all: one per key.")
+    display.line(f"{counted(asked, 'module')} requested, {counted(loads, 'load')} in all: one per key.")
     return 0
-
-
-def _count(number: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"

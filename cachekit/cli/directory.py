@@ -12,7 +12,7 @@ from typing import Final
 
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
-from cachekit.model.display import safe_repr
+from cachekit.model.display import escaped, is_url, shown_url
 from cachekit.tiers.file.engine.check import Inspection, Item
 from cachekit.tiers.file.engine.directory import is_cache, read_manifest
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
@@ -36,10 +36,13 @@ def absolute(path: str) -> str:
     """Return the absolute path of a directory.
 
     Raises:
+        ArgumentError: it is empty, or a URL.
         DirectoryError: it does not exist, or cannot be read.
     """
-    if "://" in path:
-        raise ArgumentError(f"a cache directory must be a path, not the URL {safe_repr(path)}")
+    if not path:
+        raise ArgumentError("a cache directory must not be empty; write . for the current directory")
+    if is_url(path):
+        raise ArgumentError(f"a cache directory must be a path, not the URL {shown_url(path)}")
     path = os.path.abspath(os.path.expanduser(path))
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
@@ -112,7 +115,7 @@ def may_hold_cache(path: str) -> bool:
 def no_cache(path: str) -> DirectoryError:
     """Return the error for a directory that is no cache; it names the caches directly below."""
     text = f"{path} is not a cache directory: it has no manifest"
-    below = sorted(one.path for one in os.scandir(path) if one.is_dir() and may_hold_cache(one.path))
+    below = sorted(one.path for one in os.scandir(path) if os.path.isdir(one) and may_hold_cache(one.path))
     if below:
         more = f", and {len(below) - _NAMED} more" if len(below) > _NAMED else ""
         text += f"; below it are {', '.join(below[:_NAMED])}{more}"
@@ -121,7 +124,7 @@ def no_cache(path: str) -> DirectoryError:
 
 def refuse(error: Exception) -> int:
     """Print the error of a command to stderr; return the exit status."""
-    print(f"cachekit: {error}", file=sys.stderr)
+    print(f"cachekit: {escaped(str(error))}", file=sys.stderr)
     return 2 if isinstance(error, ArgumentError) else 1
 
 
@@ -149,10 +152,12 @@ def size(number: float) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """Return a number of things, such as "1 entry" and "2 entries"."""
+    """Return a number of things, such as "1 entry", "2 entries" and "3 processes"."""
     if number == 1:
         return f"1 {what}"
-    return f"{number:,} {what.removesuffix('y')}ies" if what.endswith("y") else f"{number:,} {what}s"
+    if what.endswith("y"):
+        return f"{number:,} {what.removesuffix('y')}ies"
+    return f"{number:,} {what}es" if what.endswith("s") else f"{number:,} {what}s"
 
 
 def printable(key: str) -> str:

@@ -1,7 +1,7 @@
 """The output of commands: lines, a progress bar, tables.
 
 On a terminal with rich installed it has colour and a moving bar. Otherwise it is the same text as plain
-ASCII lines, for logs and pipes.
+ASCII lines, for logs and pipes. Control characters are escaped in both: a name may come from the outside.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
+
+from cachekit.model.display import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +66,7 @@ class PlainDisplay:
 
     def line(self, text: str = "") -> None:  # noqa: D102
         # Flushed, so that the reader of a pipe sees progress at once.
-        print(text, file=self._stream, flush=True)
+        print(escaped(text), file=self._stream, flush=True)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:  # noqa: D102
@@ -84,7 +86,7 @@ class PlainDisplay:
         yield report
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:  # noqa: D102
-        lines = [header, *rows]
+        lines = [list(map(escaped, line)) for line in (header, *rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         self.line(title)
         for line in lines:
@@ -101,7 +103,7 @@ class RichDisplay:
 
     def line(self, text: str = "") -> None:  # noqa: D102
         # Unchanged: `:cat:` must not become an emoji, and text to copy must not contain line breaks.
-        self.console.print(text, markup=False, emoji=False, soft_wrap=True)
+        self.console.print(escaped(text), markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:  # noqa: D102
@@ -130,13 +132,14 @@ class RichDisplay:
             box=box.SIMPLE_HEAD,
             show_edge=False,
             padding=(0, 1, 0, 0),
-            title=Text(title, style="bold"),
+            title=Text(escaped(title), style="bold"),
             title_justify="left",
         )
         for index, name in enumerate(header):
             table.add_column(name, justify="right" if index else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*(Text(cell, style="" if index else "cyan") for index, cell in enumerate(row)))
+            cells = map(escaped, row)
+            table.add_row(*(Text(cell, style="" if index else "cyan") for index, cell in enumerate(cells)))
         # On a narrow terminal let lines wrap: numbers with their ends cut off would be wrong.
         options = self.console.options.update(width=_WIDEST)
         needed = Measurement.get(self.console, options, table).maximum

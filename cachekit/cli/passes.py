@@ -157,6 +157,9 @@ def _spawned(plan: Plan, place: Place) -> Iterator[list[Connection]]:
     connections: list[Connection] = []
     # Ctrl-C reaches all processes. Children that inherit SIG_IGN leave it to this process.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGTERM waits until every child is in the list. Children do not inherit a handler.
+    came: list[int] = []
+    at_sigterm = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:
         for number in range(plan.processes):
             ours, theirs = spawn.Pipe(duplex=False)
@@ -168,9 +171,13 @@ def _spawned(plan: Plan, place: Place) -> Iterator[list[Connection]]:
             processes.append(process)
             connections.append(ours)
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, at_sigterm)
+        for number in came:
+            signal.raise_signal(number)
         yield connections
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, at_sigterm)
         for process in processes:
             if not all(it.closed for it in connections):  # interrupted: the other processes must stop
                 process.terminate()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from cachekit.cli.directory import DirectoryError, cache_directory, counted, refuse, size
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError, FileFormatError
+from cachekit.model.display import escaped
 from cachekit.tiers.file.engine.check import Inspection
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Geometry
@@ -38,7 +39,7 @@ def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
     except OSError as error:
         return refuse(DirectoryError(f"{plan.directory} cannot be read: {error.strerror}"))
     if not plan.sure:
-        answer = _answer(ask, f"Remove {what} from {path}? [y/N] ")
+        answer = _answer(ask, f"Remove {what} from {escaped(path)}? [y/N] ")
         if answer is None or answer.strip().lower() not in ("y", "yes"):
             display.line("Nothing was removed.")
             if answer is None:

@@ -187,7 +187,9 @@ def _cells(path: Path, rows: Any, column: str) -> Iterator[int]:
     if column.isdecimal():
         index = int(column) - 1
     else:
-        header: list[str] = next(rows, [])
+        header: list[str] | None = next(filter(None, rows), None)
+        if header is None:
+            raise ValueError(f"{path} is empty: its first line must name the columns")
         if column not in header:
             raise ValueError(
                 f"the column must be one of {', '.join(header)} of {path}, not {safe_repr(column)}"

@@ -6,6 +6,7 @@ Without a terminal, or without rich, it prints one line every interval.
 from __future__ import annotations
 
 import math
+import os
 import select
 import sys
 import time
@@ -15,9 +16,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cachekit.cli.directory import DirectoryError, refuse, size
+from cachekit.cli.directory import counted as amount
 from cachekit.cli.display import Display, RichDisplay
 from cachekit.cli.watched import reader_of
 from cachekit.errors import CacheError
+from cachekit.model.display import escaped
 from cachekit.monitoring.families import HIT_DURATIONS, TIERS
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
 from cachekit.monitoring.reading import SharedFigures
@@ -36,6 +39,8 @@ _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _COLOURS: Final = {"healthy": "green", "warning": "yellow", "critical": "bold red"}
 _SHOWN: Final = 40  # the most processes in a terminal
 _NONE: Final = "-"
+_SENT: Final = 64  # the most bytes of keys that are read at a time
+_ESCAPE: Final = b"\x1b"  # what an arrow key sends begins with it
 _WIDEST: Final = 100_000  # columns of characters in a table
 
 
@@ -51,20 +56,31 @@ class Plan(NamedTuple):
 def run(plan: Plan, display: Display) -> int:
     """Show the figures until Ctrl-C or `q`, or once; return 1 if they cannot be read."""
     try:
-        reader = reader_of(plan.place, plan.prefix, _WATCHED)
+        with _reading():
+            reader = reader_of(plan.place, plan.prefix, _WATCHED)
         if plan.once:
-            show(display, reader.read(), reader.place)
+            show(display, _read(reader), reader.place)
         elif isinstance(display, RichDisplay):
             _live(display, reader, plan.interval)
         else:
             _lines(display, reader, plan.interval)
     except (CacheError, DirectoryError) as error:
         return refuse(error)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        return refuse(DirectoryError(f"the figures cannot be read: {error.strerror or error}"))
     return 0
+
+
+def _read(reader: FiguresReader) -> SharedFigures:
+    with _reading():
+        return reader.read()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tell an error of the system from one of the output, which `main` reports."""
+    try:
+        yield
+    except OSError as error:
+        raise DirectoryError(f"the figures cannot be read: {error.strerror or error}") from error
 
 
 # -- once -----------------------------------------------------------------------------------------------
@@ -190,7 +206,7 @@ def _process_row(
 
 def _processes(figures: SharedFigures) -> str:
     ended = f", {figures.ended:,} ended" if figures.ended else ""
-    return f"{len(figures.processes):,} processes{ended}"
+    return f"{amount(len(figures.processes), 'process')}{ended}"
 
 
 def _reasons(figures: SharedFigures) -> list[str]:
@@ -210,10 +226,10 @@ def _reasons(figures: SharedFigures) -> list[str]:
 
 def _lines(display: Display, reader: FiguresReader, interval: float) -> None:
     rates = Rates()
-    rates.update(reader.read(), time.time())
+    rates.update(_read(reader), time.time())
     while True:
         time.sleep(interval)
-        figures = reader.read()
+        figures = _read(reader)
         rates.update(figures, time.time())
         display.line(line(figures, rates))
 
@@ -245,12 +261,13 @@ def _live(display: RichDisplay, reader: FiguresReader, interval: float) -> None:
     history: deque[tuple[float, float]] = deque(maxlen=_KEPT)
     with _keys() as pressed, Live(console=display.console, screen=True, auto_refresh=False) as live:
         while True:
-            figures = reader.read()
+            figures = _read(reader)
             rates.update(figures, time.time())
             counted = rates.of_all()
             history.append((total(counted, "requests"), hit_rate(counted, "requests") or 0.0))
             live.update(screen(figures, rates, history, reader.place), refresh=True)
-            if pressed(interval) in ("q", "Q", "\x1b"):
+            sent = pressed(interval)
+            if b"q" in sent.lower() and not sent.startswith(_ESCAPE):
                 return
 
 
@@ -273,7 +290,7 @@ def screen(
         ("cachekit top  ", "bold"),
         (figures.status, _COLOURS[figures.status]),
         f"  {_processes(figures)}  ",
-        (path, "dim"),
+        (escaped(path), "dim"),
     )
     most = max([requests for requests, _ in history], default=0.0)
     lines = [
@@ -302,7 +319,7 @@ def screen(
     more = len(figures.processes) - len(shown)
     sizes = _size_rows(figures)
     processes = [_process_row(one, name, rates.of(one.id), _rate) for one, name in shown]
-    rest = [Text(f"and {more:,} more processes", style="dim")] if more else []
+    rest = [Text(f"and {amount(more, 'more process')}", style="dim")] if more else []
     nothing = [Text("No process has a cache here yet.", style="dim")] if not shown else []
     return Group(
         head, Text(), *lines, *reasons, Text(),
@@ -367,9 +384,9 @@ def sparkline(values: Sequence[float], most: float) -> str:
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Yield a function that waits so many seconds for a key, and returns it, or an empty str."""
-    if not sys.stdin.isatty():
+def _keys() -> Iterator[Callable[[float], bytes]]:
+    """Yield a function that waits so many seconds for keys, and returns what they send, or nothing."""
+    if sys.stdin is None or not sys.stdin.isatty():  # None: the parent process closed it
         yield _sleep
         return
     import termios
@@ -378,9 +395,9 @@ def _keys() -> Iterator[Callable[[float], str]]:
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
 
-    def pressed(seconds: float) -> str:
-        ready, _, _ = select.select([sys.stdin], [], [], seconds)
-        return sys.stdin.read(1) if ready else ""
+    def pressed(seconds: float) -> bytes:
+        ready, _, _ = select.select([fd], [], [], seconds)
+        return os.read(fd, _SENT) if ready else b""
 
     tty.setcbreak(fd)
     try:
@@ -389,9 +406,9 @@ def _keys() -> Iterator[Callable[[float], str]]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _sleep(seconds: float) -> str:
+def _sleep(seconds: float) -> bytes:
     time.sleep(seconds)
-    return ""
+    return b""
 
 
 # -- numbers --------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ _PLAIN: Final = (bool, int, float)
 _LONGEST_NUMBER: Final = 10
 _LONGEST_NAME: Final = 20
 _LONGEST_REPR: Final = 500
+#: The characters that a terminal obeys, C0, DEL and C1, and how they are shown.
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def shows_keys() -> bool:
@@ -101,17 +103,36 @@ def _is_number(text: str) -> bool:
     return short and text.lstrip("+-").replace(".", "", 1).isdecimal()
 
 
+def escaped(text: str) -> str:
+    """Return a text from the outside with escapes for control characters, which a terminal would obey."""
+    return text.translate(_CONTROLS)
+
+
 def without_login(text: str) -> str:
-    """Return the text without what may be a password: between a scheme and the last "@", and after a "?"."""
+    """Return the text without what may be a password: between a scheme and the last "@", after "?" or "#"."""
     # A password may hold any character, also "@" and "/".
     login, at, place = text.rpartition("@")
     if at and ":" in login:
         scheme, mark, _ = login.partition("://")
         text = f"{scheme}{mark}***@{place}" if mark else f"***@{place}"
     if "://" in text:
-        address, question, _ = text.partition("?")
-        text = f"{address}?***" if question else text  # an option of the URL may be a password
+        # An option of the URL may be a password, or a password may have such a character in it.
+        for mark in "?#":
+            address, found, _ = text.partition(mark)
+            text = f"{address}{found}***" if found else text
     return text
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL, or a mistyped one with a login such as `redis:/:password@host`."""
+    has_login = without_login(text) != text
+    return "://" in text or (has_login and not text.startswith(("/", ".", "~")) and not os.path.lexists(text))
+
+
+def shown_url(url: str) -> str:
+    """Return the scheme of a URL that is in the wrong place: any other part may have a password in it."""
+    scheme, mark, _ = url.partition("://")
+    return f"{scheme}{mark}***" if mark else "***"
 
 
 def _digest(text: str) -> str:

@@ -32,12 +32,18 @@ def sell(cache: IntelligentCache, closed: threading.Event) -> None:
         cache.get_or_set(f"price:{item}", partial(ask, item), ttl=60)
 
 
+def is_allowed(environment: dict[str, str]) -> bool:
+    """Return whether a browser of this machine asks, and under its name: another name is that of a site."""
+    name = environment.get("HTTP_HOST", "").partition(":")[0]
+    return environment["REMOTE_ADDR"] == "127.0.0.1" and name in ("127.0.0.1", "localhost")
+
+
 with IntelligentCache(MemoryCache(max_size=200), file_cache=FileCache(directory, max_size_mb=100)) as cache:
     closed = threading.Event()
     seller = threading.Thread(target=sell, args=(cache, closed))
     seller.start()
-    # Only this machine can reach the address. On a real site, `allow` asks who the visitor is.
-    page = wsgi_app(cache, allow=lambda environment: environment["REMOTE_ADDR"] == "127.0.0.1")
+    # On a real site, `allow` asks who the visitor is.
+    page = wsgi_app(cache, allow=is_allowed)
     with make_server("127.0.0.1", port, page, handler_class=Quiet) as server:
         threading.Thread(target=server.serve_forever).start()
         print(

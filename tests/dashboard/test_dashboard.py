@@ -462,6 +462,27 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "client", "allowed"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1", True),
+        ("localhost", "127.0.0.1", True),
+        ("evil.example:8000", "127.0.0.1", False),
+        ("", "127.0.0.1", False),
+        ("127.0.0.1:8000", "203.0.113.1", False),
+    ],
+)
+def test_the_check_of_the_documentation(host: str, client: str, allowed: bool) -> None:
+    """A site whose name leads here (DNS rebinding) and other hosts see nothing."""
+    root = Path(__file__).parents[2]
+    pages = root / "docs" / "dashboard.md", root / "docs" / "tutorial" / "6-dashboard.md"
+    for page in pages:
+        _, head, rest = page.read_text(encoding="utf-8").partition("def is_allowed(")
+        names: dict[str, Any] = {}
+        exec(head + rest.partition("\n\n")[0], names)
+        assert names["is_allowed"]({"HTTP_HOST": host, "REMOTE_ADDR": client}) is allowed
+
+
+@pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["{tmp}/missing"], "is not a directory"),

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Final
 
 from cachekit.errors import TierUnavailableError
-from cachekit.model.display import safe_repr, typed_repr
+from cachekit.model.display import safe_repr, shown_url, typed_repr
 from cachekit.runtime.program import tests_directory
 
 # Namespaces that are file names as they are. Two letters or digits could be the name of a shard. Only lower
@@ -48,7 +48,7 @@ def directory_of(cache_dir: str | os.PathLike[str] | None, namespace: str) -> st
         )
     if "://" in path:
         raise ValueError(
-            f"cache_dir must be the path of a directory, not the URL {safe_repr(path)}; "
+            f"cache_dir must be the path of a directory, not the URL {shown_url(path)}; "
             f"a server is a tier of its own, RedisCache(url=...)"
         )
     home = os.path.expanduser(path)
