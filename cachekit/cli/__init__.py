@@ -1,9 +1,8 @@
 """The `cachekit` command: parses the arguments and runs the command that they name.
 
 A wrong argument exits with status 2 and a message with the remedy, Ctrl-C with 130. SIGTERM ends the process
-after the same cleanup as Ctrl-C. A closed output pipe
-(`cachekit demo | head`) is no error. Output without a destination is dropped, and characters that its
-encoding does not have are escaped.
+after the same cleanup as Ctrl-C. A closed output pipe (`cachekit demo | head`) is no error. Output without a
+destination is dropped, and characters that its encoding does not have are escaped.
 """
 
 from __future__ import annotations
