@@ -239,7 +239,7 @@ class TestDemo:
     @pytest.mark.parametrize("moment", ["cold ", "restart "])
     def test_sigterm_leaves_nothing_behind(self, tmp_path: Path, moment: str) -> None:
         """Neither directories nor processes; the exit status is that of SIGTERM."""
-        arguments = ["--modules", "40", "--requests", "2000000" if moment == "restart " else "1000"]
+        arguments = ["--modules", "40", "--requests", "200000" if moment == "restart " else "1000"]
         process = subprocess.Popen(
             [*_command(None), "demo", *arguments],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
