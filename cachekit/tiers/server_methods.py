@@ -9,7 +9,8 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar
+from types import MethodType
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model.entry import CacheEntry
@@ -282,18 +283,25 @@ def values_of(tier: object) -> Callable[[Sequence[str]], dict[str, Any]] | None:
     return tier._get_values if own and isinstance(tier, ServerMethods) else None
 
 
+class InOneStep(NamedTuple):
+    """A tier's way of storing entries in fewer round trips."""
+
+    put_now: Callable[..., None]  #: its method, which takes entries that have the same tags
+    instead_of: tuple[object, ...]  #: its own `successor`, `put` and `put_many`, which do the same
+
+
 def put_now_of(tier: object) -> Callable[[Sequence[CacheEntry]], None] | None:
     """Return what stores entries with the same tags as `successor` and `put` do, in fewer round trips.
 
     None where the tier has no such way, or where these are not its own: a subclass, a wrapper or a test may
     do more in them.
     """
-    steps = getattr(tier, "_steps_of_put_now", None)
-    if steps is None:
+    way: InOneStep | None = getattr(tier, "_in_one_step", None)
+    if way is None:
         return None
     own: Any = tier
     try:
         used = own.successor.__func__, own.put.__func__, own.put_many.__func__
     except AttributeError:  # one of them is no method
         return None
-    return own._put_now if used == steps else None
+    return MethodType(way.put_now, tier) if used == way.instead_of else None

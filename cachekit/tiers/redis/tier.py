@@ -49,7 +49,7 @@ from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.lease import FleetLease, FleetLeases
 from cachekit.tiers.redis.store import Store
 from cachekit.tiers.redis.tls import TLS
-from cachekit.tiers.server_methods import ServerMethods, StoredAs, asks_server
+from cachekit.tiers.server_methods import InOneStep, ServerMethods, StoredAs, asks_server
 
 _MEASURED: Final = 1000  # values whose memory use the server is asked for, at most
 
@@ -404,8 +404,7 @@ class RedisCache(ServerMethods):
         """
         self._entries.put([(entry, origins[key]) for key, entry in entries.items()])
 
-    #: What `_put_now` does in one step.
-    _steps_of_put_now: ClassVar = (successor, put, put_many)
+    _in_one_step: ClassVar = InOneStep(_put_now, (successor, put, put_many))
 
     @asks_server
     def add(self, key: str, entry: CacheEntry, origin: ServerTokens) -> CacheEntry | bool:
