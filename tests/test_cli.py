@@ -200,7 +200,7 @@ class TestDemo:
     def test_a_process_that_dies_ends_it(self) -> None:
         """However early it is killed: with one line, and not in waiting for it."""
         process = subprocess.Popen(
-            [*_command(None), "demo", "--modules", "1", "--requests", "30000", "--processes", "2"],
+            [*_command(None), "demo", "--modules", "1", "--requests", "100000", "--processes", "2"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(),
         )  # fmt: skip
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
