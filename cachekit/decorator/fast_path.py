@@ -242,7 +242,8 @@ def wrapper_of(cached: SlowPath, *, skips_first: bool, copies: bool) -> Callable
         try:
             slot = fast_path.find(call_key)
         except Exception as error:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
-            raise_interrupt(error)
+            if raise_interrupt is not None:  # as it is for a finalizer at the end of some interpreters
+                raise_interrupt(error)
             slot = None
         if slot is not None and (
             not call_key
@@ -296,7 +297,8 @@ def async_wrapper_of(
         try:
             slot = fast_path.find(call_key)
         except Exception as error:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
-            raise_interrupt(error)
+            if raise_interrupt is not None:  # as it is for a finalizer at the end of some interpreters
+                raise_interrupt(error)
             slot = None
         if slot is not None and (
             not call_key
