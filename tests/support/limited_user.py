@@ -59,7 +59,8 @@ def pytest_configure() -> None:
             with self.client() as client, own_users:
                 # What a Cluster, reports and figures need besides, as the page says.
                 more = ["+cluster|slots", "+command", "+readonly", "+info", *rights_for_figures()]
-                grant(client, rights(), *more)
+                # A test lets a call wait by it. No tier uses it.
+                grant(client, rights(), *more, "+blpop")
         return started
 
     def close_and_look(self: redis_server.RedisServer) -> None:
