@@ -69,17 +69,25 @@ class TestDynamoDBServer(PolledServerTests):
 
     @contextmanager
     def losing(self, prefix: str) -> Iterator[tuple[PolledTier, Callable[[Hook], None]]]:
-        with ThrottlingProxy(self.server.endpoint) as proxy:
+        with proxied(self.server, prefix) as (proxy, tier):
 
             def lose(hook: Hook) -> None:
                 proxy.on_loss, proxy.mode = hook, "lose"
 
-            place = {**self.server.place, "endpoint": proxy.endpoint}
-            with DynamoDBCache(TABLE, prefix, **place, timeout=60) as tier:
-                yield tier, lose
+            yield tier, lose
 
     def forge(self, tier: PolledTier, name: str, data: bytes) -> None:
         client_of(tier).put_item(TableName=TABLE, Item={"k": {"S": name}, "d": {"B": data}})
+
+
+@contextmanager
+def proxied(server: DynamoDBServer, prefix: str) -> Iterator[tuple[ThrottlingProxy, DynamoDBCache]]:
+    """A tier behind a proxy."""
+    with (
+        ThrottlingProxy(server.endpoint) as proxy,
+        DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60) as tier,
+    ):
+        yield proxy, tier
 
 
 def client_of(tier: PolledTier) -> Any:
@@ -261,10 +269,7 @@ def test_credentials_that_expire(
     server: DynamoDBServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that are there by then are taken, without a new tier."""
-    with (
-        ThrottlingProxy(server.endpoint) as proxy,
-        DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60) as tier,
-    ):
+    with proxied(server, prefix) as (proxy, tier):
         tier.set_value("k", 1)
         proxy.mode = "expire"
         with pytest.raises(TierUnavailableError, match="ExpiredTokenException"):
@@ -278,10 +283,7 @@ def test_credentials_that_expire(
 
 def test_batches_that_are_throttled(server: DynamoDBServer, prefix: str) -> None:
     """Those that are answered in part are asked for again, a few times."""
-    with (
-        ThrottlingProxy(server.endpoint) as proxy,
-        DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60) as tier,
-    ):
+    with proxied(server, prefix) as (proxy, tier):
         keys = [f"k:{number}" for number in range(20)]
         for key in keys:
             tier.set_value(key, key)
@@ -296,10 +298,7 @@ def test_batches_that_are_throttled(server: DynamoDBServer, prefix: str) -> None
 
 def test_an_answer_that_is_cut(server: DynamoDBServer, prefix: str) -> None:
     """A read that gets no content is a failure of the tier, and no miss."""
-    with (
-        ThrottlingProxy(server.endpoint) as proxy,
-        DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60) as tier,
-    ):
+    with proxied(server, prefix) as (proxy, tier):
         tier.set_value("k", 1)
         proxy.mode = "cut"
         with pytest.raises(TierUnavailableError, match="without content"):
@@ -310,10 +309,7 @@ def test_an_answer_that_is_cut(server: DynamoDBServer, prefix: str) -> None:
 
 def test_its_connections_forget(server: DynamoDBServer, prefix: str) -> None:
     """What one has not sent when it is closed is never sent: it would be written over what is newer."""
-    with (
-        ThrottlingProxy(server.endpoint) as proxy,
-        DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60) as tier,
-    ):
+    with proxied(server, prefix) as (proxy, tier):
         tier.ping()
         pool = client_of(tier)._endpoint.http_session._manager.connection_from_url(proxy.endpoint)
         (socket,) = [one.sock for one in pool.pool.queue if one is not None]

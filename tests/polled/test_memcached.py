@@ -91,20 +91,26 @@ class TestMemcachedServer(PolledServerTests):
                             return
                         inner.request.sendall(answer)
 
-        with ThreadingTCPServer(("127.0.0.1", 0), Relay) as relay:
-            relay.daemon_threads = True
-            thread = Thread(target=relay.serve_forever, args=(0.05,))
-            thread.start()
-            try:
-                with MemcachedCache([relay.server_address], prefix, timeout=60) as tier:  # type: ignore[list-item]
-                    yield tier, hooks.append
-            finally:
-                relay.shutdown()
-                thread.join()
+        with serving(Relay) as address, MemcachedCache([address], prefix, timeout=60) as tier:
+            yield tier, hooks.append
 
     def forge(self, tier: PolledTier, name: str, data: bytes) -> None:
         with connected(self.server) as client:
             client.set(name, data)
+
+
+@contextmanager
+def serving(handler: type[StreamRequestHandler]) -> Iterator[tuple[str, int]]:
+    """A server of a test's own; its address."""
+    with ThreadingTCPServer(("127.0.0.1", 0), handler) as other:
+        other.daemon_threads = True
+        thread = Thread(target=other.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield "127.0.0.1", other.server_address[1]
+        finally:
+            other.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -275,29 +281,23 @@ def test_an_answer_in_drops(answer: bytes, prefix: str) -> None:
                 while not over.wait(0.05):
                     self.wfile.write(b"x")
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as other:
-        other.daemon_threads = True
-        thread = Thread(target=other.serve_forever, args=(0.01,))
-        thread.start()
-        failed: list[Exception] = []
+    failed: list[Exception] = []
 
-        def ask() -> None:
-            try:
-                tier.get("k")
-            except TierUnavailableError as error:
-                failed.append(error)
-
+    def ask() -> None:
         try:
-            with MemcachedCache([("127.0.0.1", other.server_address[1])], prefix, timeout=0.5) as tier:
-                asking = Thread(target=ask, daemon=True)
-                asking.start()
-                asking.join(60)
-                assert not asking.is_alive(), "it waits for ever"
-                assert "the answer took too long" in str(failed[0])
+            tier.get("k")
+        except TierUnavailableError as error:
+            failed.append(error)
+
+    with serving(Handler) as address, MemcachedCache([address], prefix, timeout=0.5) as tier:
+        try:
+            asking = Thread(target=ask, daemon=True)
+            asking.start()
+            asking.join(60)
+            assert not asking.is_alive(), "it waits for ever"
+            assert "the answer took too long" in str(failed[0])
         finally:
             over.set()
-            other.shutdown()
-            thread.join()
 
 
 def test_an_answer_of_some_portions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,20 +380,12 @@ def test_what_is_no_answer(answer: bytes, prefix: str) -> None:
             self.rfile.readline()
             self.wfile.write(answer)
 
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as other:
-        other.daemon_threads = True
-        thread = Thread(target=other.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            with MemcachedCache([("127.0.0.1", other.server_address[1])], prefix, timeout=60) as tier:
-                for call in (lambda: tier.get("k"), lambda: tier.set_value("k", 1), tier.ping, tier.clear):
-                    with suppress(TierUnavailableError):
-                        call()
-                with pytest.raises(TierUnavailableError, match=r"memcached( at|;)"):
-                    tier.get("k")
-        finally:
-            other.shutdown()
-            thread.join()
+    with serving(Handler) as address, MemcachedCache([address], prefix, timeout=60) as tier:
+        for call in (lambda: tier.get("k"), lambda: tier.set_value("k", 1), tier.ping, tier.clear):
+            with suppress(TierUnavailableError):
+                call()
+        with pytest.raises(TierUnavailableError, match=r"memcached( at|;)"):
+            tier.get("k")
 
 
 def test_each_address_of_a_name(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -55,29 +54,6 @@ def test_a_tier_of_its_own(make_cache: MakeCache, client: Any) -> None:
     assert len(commands_of(client, lambda: cache.set_value("l", 2, tags={"x"}))) == 1
     assert (cache.get_value("k"), cache.get_value("l")) == (1, 2)
     assert cache.get_stats().sets == 4
-
-
-def test_several_hosts(make_cache: MakeCache) -> None:
-    """Whoever invalidates: what is stored is there until one of its tags is invalidated."""
-    hosts = [make_cache() for _ in range(3)]
-    some = random.Random(7)
-    kept: dict[str, tuple[int, frozenset[str]]] = {}
-    for step in range(900):
-        host, key, tags = (
-            some.choice(hosts),
-            some.choice("abcd"),
-            frozenset(some.sample("xyz", some.randrange(4))),
-        )
-        change = some.randrange(5)
-        if change < 2:
-            host.set_value(key, step, tags=tags)
-            kept[key] = step, tags
-        elif change == 2:
-            host.invalidate_by_tags(tags)
-            kept = {key: one for key, one in kept.items() if not one[1] & tags}
-        else:
-            found = {key: (one.value, one.tags) for key, one in host.get_many([*"abcd"]).items()}
-            assert found == kept, step
 
 
 @pytest.mark.parametrize("secret", [None, b"a secret of 32 characters or more"])
