@@ -21,7 +21,8 @@ from cachekit.model.types import CacheStrategy
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import SMALLEST_LIMIT, record_size
-from cachekit.tiers.memory.miniatures import FACTORS, policy_of
+from cachekit.tiers.memory.miniatures import policy_of
+from cachekit.tiers.memory.size_simulation import FACTORS
 from cachekit.tiers.memory.tier import MemoryCache
 
 #: The next use of a request whose key is not requested again.

@@ -1,4 +1,4 @@
-"""Users that a server or middleware has checked: and whose pages no other one gets.
+"""Users that a server or middleware has checked, whose pages no other one gets.
 
 No field of the request says who asks, so the cache looks at what the server says.
 """

@@ -13,7 +13,7 @@ import pytest
 from cachekit import CacheStrategy, IntelligentCache, MemoryCache
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory.eviction.adaptive import SHAPES, Adaptive
-from cachekit.tiers.memory.miniatures import ShapeChoice
+from cachekit.tiers.memory.size_simulation import ShapeChoice
 from cachekit.tiers.memory.tier import store_of
 
 SIZE = 100

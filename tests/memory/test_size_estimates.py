@@ -20,8 +20,8 @@ from cachekit import CacheStrategy, IntelligentCache, MemoryCache, SizeEstimate
 from cachekit.testing import ManualClock
 from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory.key_sample import KeySample
-from cachekit.tiers.memory.miniatures import Simulation
 from cachekit.tiers.memory.sampling import HITS, SPREAD, WRITTEN, SampledFence
+from cachekit.tiers.memory.size_simulation import Simulation
 from cachekit.tiers.memory.tier import store_of
 
 SIZE = 64  # of which every key is in the sample
@@ -66,7 +66,7 @@ from cachekit import MemoryCache
 imported, attempts = builtins.__import__, []
 
 def importing(name, *others, **more):
-    if "miniatures" in name:
+    if "size_simulation" in name:
         attempts.append(name)
     return imported(name, *others, **more)
 

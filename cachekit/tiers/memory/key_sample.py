@@ -28,7 +28,7 @@ from cachekit.tiers.memory.store import Store
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cachekit.tiers.memory.eviction.adaptive import Adaptive
-    from cachekit.tiers.memory.miniatures import ShapeChoice, Simulation
+    from cachekit.tiers.memory.size_simulation import ShapeChoice, Simulation
 
 _FEWEST: Final = 80  # sampled entries, if the cache has so many
 _MOST: Final = 200
@@ -284,7 +284,7 @@ class KeySample:
 
     def _new(self, store: Store, totals: tuple[int, int, int]) -> Simulation | None:
         try:
-            from cachekit.tiers.memory.miniatures import Simulation
+            from cachekit.tiers.memory.size_simulation import Simulation
         except OSError as error:
             # No descriptor is free. A caller may be storing a value, so the next round tries again.
             raise_interrupt(error)

@@ -2,7 +2,7 @@
 
 A key is in the sample if its hash is below a limit. So each key is always in it, or never. A cache that is
 smaller by the same share has about the same hit ratio (Waldspurger, Park, Garthwaite, Ahmad, "Efficient MRC
-Construction with SHARDS", FAST '15). `key_sample` decides on the limit, and `miniatures` simulates.
+Construction with SHARDS", FAST '15). `key_sample` decides on the limit, and `size_simulation` simulates.
 
 Why a hit on another key costs nothing
 --------------------------------------
