@@ -64,6 +64,8 @@ class Redaction:
             return self.text(value)
         if kind is bytes or kind is bytearray:
             return self._bytes(value)
+        if kind in (list, tuple) and len(value) == 2 and self._is_named(value[0]):  # a field of HTTP
+            return kind((self.value(value[0], depth - 1), REDACTED))
         if kind in (list, tuple, set, frozenset):
             return kind(self.value(item, depth - 1) for item in value)
         if kind is dict:

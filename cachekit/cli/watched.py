@@ -57,8 +57,6 @@ def server_tier(url: str, **options: Any) -> RedisCache:
 
         return RedisCache(url=url, **options)
     except ImportError as error:
-        raise DirectoryError(
-            f"a server needs redis-py: pip install 'cachekit-tiered[redis]' ({error})"
-        ) from error
+        raise DirectoryError(f"a server needs redis-py: pip install redis ({error})") from error
     except ValueError as error:
         raise ArgumentError(str(error)) from error

@@ -43,6 +43,8 @@ _OF_THE_KIND: Final = frozenset({"cookie", "authorization", "streaming"})
 #: Reasons that a request of a user may have where others get a page for all.
 _OF_A_USER: Final = frozenset({"no-store", "private", "set-cookie"})
 
+#: The page is gone, for users as well.
+_GONE: Final = frozenset({404, 410})
 #: Errors that say something of the page, and not of the request: it is gone, or no longer for all.
 _OF_THE_PAGE: Final = frozenset({401, 402, 403, 404, 410, 451})
 
@@ -230,10 +232,12 @@ class Exchange:
         if reason is None or not (status < 400 or status in _OF_THE_PAGE):
             return False
         stored, store, request = self.stored, self._store, self._target.request
-        if stored is None or not _is_of_the_response(reason):
+        if stored is None:
             return False
-        if store.policy.shared and request.may_be_of_a_user and reason in _OF_A_USER:
-            return False
+        if status not in _GONE:
+            is_of_a_user = store.policy.shared and request.may_be_of_a_user and reason in _OF_A_USER
+            if is_of_a_user or not _is_of_the_response(reason):
+                return False
         age = current_age(stored.head, store.clock.time())
         return self._changed or age >= lifetime(request, stored.head, store.policy)
 

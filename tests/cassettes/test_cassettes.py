@@ -548,6 +548,7 @@ def test_names_are_redacted_in_any_case(path: Path) -> None:
         call(
             {"Authorization": "s3cret", "AUTHORIZATION": "s3cret", b"authorization": "s3cret"},
             API_Key="s3cret",
+            pairs=[("Authorization", "s3cret"), [b"authorization", b"s3cret"]],
         )
     assert "s3cret" not in path.read_text()
 

@@ -285,6 +285,19 @@ def test_a_stale_page_that_the_origin_no_longer_has_for_all_is_dropped(kind: str
     assert cached.get().body == b"error"
 
 
+@pytest.mark.parametrize("status", [404, 410])
+@pytest.mark.parametrize("says", [(), (("Cache-Control", "no-store"),)], ids=["nothing", "no-store"])
+@pytest.mark.parametrize("kind", ["ASGI", "WSGI"])
+def test_a_stale_page_that_is_gone_is_dropped_by_users_as_well(
+    kind: str, says: tuple[tuple[str, str], ...], status: int
+) -> None:
+    """Each browser of a site may have a cookie."""
+    cached = Cached(kind, Page((FOR_A_WHILE,), b"old"), Page(says, b"gone", status))
+    cached.get()
+    cached.clock.advance(11)
+    assert [cached.get(("Cookie", "id=1")).body for _ in range(3)] == [b"old", b"gone", b"gone"]
+
+
 def test_a_page_that_cannot_be_dropped_costs_no_client_its_response(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise OSError("the disk is gone")

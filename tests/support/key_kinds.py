@@ -380,7 +380,7 @@ KINDS: dict[str, Kind] = {
         },
     ),
     "`list[int]`, `Optional[int]`, `Literal`, `Annotated`, type variable, forward reference, `NewType`, "
-    "`type X = ...`": Kind(
+    "`type X = ...` without X in it": Kind(
         lambda content: [
             list[int],
             int | None,
