@@ -6,9 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Final, TypeAlias, final
 from urllib.parse import quote, unquote
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from cachekit.http.collapsing import Lead
 from cachekit.http.exchange import Exchange, Reply, passed_on
@@ -168,7 +169,7 @@ class ASGICache(Middleware[Application]):
         exchange: Exchange,
         target: Target,
         scope: Scope,
-        content: _Content | _NoContent,
+        content: _Content,
         send: Send,
         lead: Lead,
     ) -> None:
@@ -203,7 +204,7 @@ class ASGICache(Middleware[Application]):
     async def _revalidate(self, found: Found, scope: Scope, target: Target, lead: Lead) -> None:
         exchange = Exchange(self._store, target, found)
         asked = {**scope, "method": "GET"}
-        await self._call(exchange, target, asked, _NoContent(), _discard, lead)
+        await self._call(exchange, target, asked, _no_content(), _discard, lead)
 
 
 @final
@@ -233,7 +234,7 @@ class _Relay:
         self.has_begun = False
         #: Whether the application is to be called again, because its 304 was about another response.
         self.asks_again = False
-        #: What the application has read of the request, while it may be called again.
+        #: What the application has read of the request before its response began, as it may be called again.
         self.read: list[Message] = []
         self.client_is_gone = False
 
@@ -245,7 +246,7 @@ class _Relay:
             return message
         if message.get("body"):  # late, from a server that names the wrong version
             self._abandon("request-content")
-        if self._exchange.is_validating and not self.has_begun:
+        if not self.has_begun:
             self.read.append(message)
         return message
 
@@ -334,13 +335,13 @@ class _Relay:
 class _Content:
     """The content of a request without a length, read as far as it takes to see that it is empty."""
 
-    __slots__ = ("_again", "_first", "_is_read", "_receive")
+    __slots__ = ("_again", "_first", "_receive")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._again: deque[Message] = deque()
+        #: Receives the first message, until an application has that.
         self._first: asyncio.Task[Message] | None = None
-        self._is_read = False
 
     async def is_empty(self, *, waits: bool) -> bool:
         """Return whether the request has ended, or its client has gone away.
@@ -369,16 +370,17 @@ class _Content:
         """Return the next message of the client."""
         if self._again:
             return self._again.popleft()
-        if self._first is not None and not self._is_read:
+        first = self._first
+        if first is not None:
             try:
-                message = await asyncio.shield(self._first)
+                message = await asyncio.shield(first)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if not self._first.cancelled() or (task is not None and task.cancelling()):
+                if not first.cancelled() or (task is not None and task.cancelling()):
                     raise
             else:
-                if not self._is_read:  # by another task of the application
-                    self._is_read = True
+                if self._first is first:  # no other task of the application has it
+                    self._first = None
                     return message
         return await self._receive()
 
@@ -392,25 +394,11 @@ class _Content:
             self._first.cancel()
 
 
-@final
-class _NoContent:
-    """The request of a revalidation. After its one message, its client waits for ever."""
-
-    __slots__ = ("_is_read",)
-
-    def __init__(self) -> None:
-        self._is_read = False
-
-    async def receive(self) -> Message:
-        """Return the next message of the client."""
-        if self._is_read:
-            await asyncio.get_running_loop().create_future()
-        self._is_read = True
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    def rewind(self, read: Sequence[Message]) -> None:
-        """Let the message be received again, if it was read."""
-        self._is_read = self._is_read and not read
+def _no_content() -> _Content:
+    """Return the content of a revalidation. After its one message, its client waits for ever."""
+    content = _Content(asyncio.get_running_loop().create_future)
+    content.rewind([{"type": "http.request", "body": b"", "more_body": False}])
+    return content
 
 
 def _user_of(scope: Scope) -> str:
@@ -422,7 +410,7 @@ def _user_of(scope: Scope) -> str:
     tls = (scope.get("extensions") or {}).get("tls") or {}
     certificate = tls.get("client_cert_name") or tls.get("client_cert_chain") or ""
     user = _shown_user(scope.get("user"))
-    if user.startswith(UNNAMED):
+    if user == UNNAMED:
         return user
     return repr((certificate, user)) if certificate or user else ""
 
@@ -434,10 +422,10 @@ def _shown_user(user: Any) -> str:
     """
     if not _read(lambda: user and getattr(user, "is_authenticated", True)):
         return ""
-    for said in (user, *(_read(partial(getattr, user, name, None)) for name in _IDENTITIES)):
+    for said in chain([user], (_read(partial(getattr, user, name, None)) for name in _IDENTITIES)):
         if isinstance(said, (str, int, UUID)) and not isinstance(said, bool) and said != "":
             return f"{type(user).__qualname__} {said}"
-    return f"{UNNAMED}{uuid4().hex}"
+    return UNNAMED
 
 
 def _read(read: Callable[[], object]) -> object:

@@ -175,11 +175,6 @@ class Exchange:
                 return validating
         return self._target.request.headers
 
-    @property
-    def is_validating(self) -> bool:
-        """Whether the origin was asked with our validators, so that it may have to be asked again."""
-        return self._conditional
-
     def respond(self, fill: Fill, status: int, headers: Headers) -> Reply | list[tuple[bytes, bytes]] | None:
         """Return the reply of the cache, or the fields with which the response of the origin is passed on.
 

@@ -72,7 +72,7 @@ class Request(NamedTuple):
     @property
     def is_of_an_unnamed_user(self) -> bool:
         """Whether its user does not tell itself from others. Nothing that varies by users is stored then."""
-        return self.user.startswith(UNNAMED)
+        return self.user == UNNAMED
 
     @property
     def has_credentials(self) -> bool:
@@ -153,8 +153,8 @@ _LISTS: Final = frozenset({b"accept", b"accept-charset", b"accept-encoding", b"a
 #: Separate what is joined. No field of a request that is stored can have them.
 _BETWEEN: Final = "\n"
 _BEFORE_USER: Final = "\0"
-#: Begins the `user` of a request whose user does not tell itself from others.
-UNNAMED: Final = "unnamed "
+#: The `user` of a request whose user does not tell itself from others.
+UNNAMED: Final = "unnamed"
 
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 

@@ -331,7 +331,8 @@ class ResponseStore:
         It may be under another key, if the newer response varies by other fields.
         """
         now = self.clock.time()
-        for found in (self.peek(target), self._found(target, key, self._core.memory.peek_value(key))):
+        keyed = None if key == target.key else self._found(target, key, self._core.memory.peek_value(key))
+        for found in (self.peek(target), keyed):
             stored = found.stored if isinstance(found, Found) else None
             # One from the future shows that a clock was set back, and would stay for all that time.
             if stored is not None and requested_at < stored.head.requested_at <= now:

@@ -319,10 +319,10 @@ class _Relay:
 
 def _has_content(environ: Environ) -> bool:
     """Return whether a request without a length has content. The application reads all of it afterwards."""
-    if not _ends(environ):
-        return False
-    content = environ["wsgi.input"]
+    content = environ.get("wsgi.input")
     begin = _place_in(content)
+    if content is None or (begin is None and not environ.get("wsgi.input_terminated")):
+        return False
     first = content.read(1)
     if first and begin is None:
         environ["wsgi.input"] = io.BufferedReader(_Reread(first, content))

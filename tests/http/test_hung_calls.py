@@ -90,14 +90,14 @@ def test_revalidations_that_hang_become_rare() -> None:
 
 
 class HungAt(Origin):
-    """An application of which one call never ends."""
+    """An application of which some calls never end."""
 
-    def __init__(self, hung: int, page: Page) -> None:
+    def __init__(self, page: Page, *hung: int) -> None:
         super().__init__(page)
         self._hung = hung
 
     async def __call__(self, *args: Any) -> None:
-        if self.count + 1 == self._hung:
+        if self.count + 1 in self._hung:
             self.calls.append(args[0])
             await asyncio.Event().wait()
         await super().__call__(*args)
@@ -106,7 +106,7 @@ class HungAt(Origin):
 @on_a_loop
 async def test_a_page_whose_first_call_hangs() -> None:
     clock = ManualClock()
-    origin = HungAt(1, Page())
+    origin = HungAt(Page(), 1)
     app = ASGICache(origin, memory_cache(clock))
     hung = asyncio.create_task(fetch(app))
     await until(lambda: origin.count == 1, "the first call hangs")
@@ -123,7 +123,7 @@ async def test_a_page_whose_first_call_hangs() -> None:
 @on_a_loop
 async def test_a_page_whose_revalidation_hangs() -> None:
     clock = ManualClock()
-    origin = HungAt(2, Page(STALE, b"old"))
+    origin = HungAt(Page(STALE, b"old"), 2, 3)
     app = ASGICache(origin, memory_cache(clock))
     await fetch(app)
     clock.advance(11)
@@ -135,7 +135,14 @@ async def test_a_page_whose_revalidation_hangs() -> None:
     assert origin.count == 2
     clock.advance(1)
     assert (await fetch(app)).body == b"old"
-    await until(lambda: origin.count == 3, "another revalidation takes its place")
+    await until(lambda: origin.count == 3, "another revalidation takes its place, and hangs")
+    clock.advance(2 * PATIENCE - 1)
+    assert (await fetch(app)).body == b"old"
+    await asyncio.sleep(0)
+    assert origin.count == 3
+    clock.advance(1)
+    assert (await fetch(app)).body == b"old"
+    await until(lambda: origin.count == 4, "the next one waits twice as long")
     assert (await fetch(app)).body == b"new"
 
 
@@ -145,7 +152,7 @@ async def test_requests_that_lose_their_patience_together_are_one_call(
 ) -> None:
     for module in (collapsing, flights):
         monkeypatch.setattr(module, "PATIENCE", 0.3)
-    origin = HungAt(1, Page())
+    origin = HungAt(Page(), 1)
     app = ASGICache(origin, memory_cache())
     hung = asyncio.create_task(fetch(app))
     await until(lambda: origin.count == 1, "the first call hangs")

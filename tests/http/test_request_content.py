@@ -181,6 +181,35 @@ async def test_an_application_that_is_called_twice_has_the_content_twice(reads_f
     assert read == [[empty], [empty] if reads_first else [], [empty]]
 
 
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize(
+    "says", ["max-age=10", "max-age=10, stale-while-revalidate=60"], ids=["at once", "later"]
+)
+@on_a_loop
+async def test_an_application_that_reads_after_its_head_may_be_called_twice(version: str, says: str) -> None:
+    """Streaming middleware does. Each call has the one message, also of a revalidation in the background."""
+    heads = [(200, b'"a"'), (304, b'"b"'), (200, b'"b"')]
+    read: list[Message] = []
+
+    async def origin(scope: Scope, receive: Receive, send: Send) -> None:
+        status, etag = heads.pop(0)
+        headers = ((b"etag", etag), (b"cache-control", says.encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        read.append(await receive())
+        await send({"type": "http.response.body", "body": etag})
+
+    clock = ManualClock()
+    cached = ASGICache(origin, memory_cache(clock))
+    app = over_http2(cached) if version == "2" else cached
+    await fetch(app)
+    clock.advance(11)
+    stale = await asyncio.wait_for(fetch(app), 20)
+    await asyncio.wait_for(asyncio.gather(*cached._collapsing._tasks), 20)
+    assert stale.body == (b'"a"' if "stale" in says else b'"b"')
+    assert (await fetch(app)).body == b'"b"'
+    assert read == [{"type": "http.request", "body": b"", "more_body": False}] * 3
+
+
 class LateParts(Late):
     """A client whose late content comes in two messages."""
 
@@ -250,8 +279,14 @@ async def test_a_message_outlives_a_task_that_no_longer_wants_it() -> None:
         late.sent.set()
         await echoing(scope, receive, send)
 
-    late = Late(ASGICache(origin, memory_cache()))
-    assert (await late.run()).body == b"pageevil"
+    class Taken(Late):
+        async def _receive(self) -> Message:
+            message = await Client._receive(self)  # it is lost if this call is cancelled
+            await self.sent.wait()
+            return message
+
+    late = Taken(ASGICache(origin, memory_cache()))
+    assert (await asyncio.wait_for(late.run(), 20)).body == b"pageevil"
 
 
 @on_a_loop
