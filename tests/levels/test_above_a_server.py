@@ -7,9 +7,11 @@ from typing import Any
 
 import inside
 import pytest
+from redis_server import wait_until
 
 from cachekit import IntelligentCache, MemoryCache, RedisCache
-from cachekit.errors import SerializationError
+from cachekit.errors import SerializationError, TierUnavailableError
+from cachekit.tiers.redis.store import Store
 
 MakeCache = Callable[..., RedisCache]
 memories = pytest.mark.parametrize("memory", [None, MemoryCache], ids=["no memory", "memory"])
@@ -77,3 +79,50 @@ def test_an_interrupted_write(make_cache: MakeCache, memory: Callable[[], Memory
         with pytest.raises(Struck):
             cache.set("a", "new")
         assert cache.get("a") == "new"
+
+
+@memories
+@pytest.mark.parametrize("tags", [None, {"x"}], ids=["plain", "tagged"])
+def test_a_write_that_fails_leaves_nothing_older(
+    make_cache: MakeCache,
+    memory: Callable[[], MemoryCache] | None,
+    tags: set[str] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the server missed is gone there before it is used again."""
+    tier, other = make_cache(), make_cache()
+    with IntelligentCache(memory() if memory else None, tier, None) as cache:
+        assert cache.set("k", "old", tags=tags)
+        assert cache.set("k", "old", tags=tags)  # with tokens that are foreseen
+
+        def fail(*_: object, **__: object) -> None:
+            monkeypatch.undo()
+            raise TierUnavailableError("the connection broke")
+
+        for name in ("put_one", "put", "replace"):
+            monkeypatch.setattr(Store, name, fail)
+        assert not cache.set("k", "new", tags=tags)
+        wait_until(lambda: other.get_value("k") is None, "the older value is removed")
+        wait_until(lambda: cache.set("k", "newer", tags=tags), "the tier is used again")
+        assert other.get_value("k") == "newer"
+
+
+@pytest.mark.parametrize("tags", [None, {"x"}], ids=["plain", "tagged"])
+def test_a_write_that_finds_room_again(
+    make_cache: MakeCache, tags: set[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server without room is no outage, and the next write that it takes shows that it has some."""
+    with IntelligentCache(None, make_cache(), None) as cache:
+        accessor = inside.loads(cache).path.tiers.redis
+        assert accessor is not None
+
+        def fail(*_: object, **__: object) -> None:
+            monkeypatch.undo()
+            raise TierUnavailableError("no room", full=True)
+
+        for name in ("put_one", "put", "replace"):
+            monkeypatch.setattr(Store, name, fail)
+        assert not cache.set("k", 1, tags=tags)
+        assert accessor.is_full
+        assert cache.set("k", 2, tags=tags)
+        assert not accessor.is_full
