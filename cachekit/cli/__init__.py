@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import cachekit
-from cachekit.model.display import escaped, is_url, safe_repr, shown_url, without_login
+from cachekit.model.display import escaped, safe_repr, shown_url, without_login
 from cachekit.model.validation import checked_pattern
 
 if TYPE_CHECKING:
@@ -248,6 +248,8 @@ def _log(text: str) -> Path:
 
 
 def _file(text: str) -> str:
+    from cachekit.cli.directory import is_url
+
     if is_url(text):
         raise argparse.ArgumentTypeError(f"must be the path of a file, not the URL {shown_url(text)}")
     return text

@@ -112,10 +112,11 @@ class Gate:
     def __init__(self, dashboard: Dashboard, host: str, port: int) -> None:
         self._dashboard = dashboard
         self.token = secrets.token_urlsafe(16)
-        self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        name = f"[{host}]" if ":" in host else host
+        self.name = f"{name}:{port}"
         # A page of another site that has its own name lead to this address is refused (DNS rebinding).
         self._ports = (f":{port}", "") if port == _PORT_OF_HTTP else (f":{port}",)
-        names = (f"[{host}]" if ":" in host else host, "localhost", "127.0.0.1", "[::1]")
+        names = (name, "localhost", "127.0.0.1", "[::1]")
         self._names = {name + shown for name in names for shown in self._ports}
         self._is_everywhere = host in _EVERY
         # Browsers send the cookies of one port to all ports.

@@ -12,7 +12,7 @@ from typing import Final
 
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
-from cachekit.model.display import escaped, is_url, shown_url
+from cachekit.model.display import escaped, shown_url, without_login
 from cachekit.tiers.file.engine.check import Inspection, Item
 from cachekit.tiers.file.engine.directory import is_cache, read_manifest
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
@@ -30,6 +30,12 @@ class DirectoryError(Exception):
 
 class ArgumentError(DirectoryError):
     """An argument is wrong whatever there is; the message is shown to the user, and the status is 2."""
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL, or a mistyped one with a login such as `redis:/:password@host`."""
+    has_login = without_login(text) != text
+    return "://" in text or (has_login and not text.startswith(("/", ".", "~")) and not os.path.lexists(text))
 
 
 def absolute(path: str) -> str:

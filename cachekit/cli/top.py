@@ -197,7 +197,7 @@ def _process_row(
 ) -> tuple[str, ...]:
     now = time.time()
     return (
-        _text(name), str(process.pid), shown(total(counted, "requests")),
+        escaped(name), str(process.pid), shown(total(counted, "requests")),
         _share(hit_rate(counted, "requests")), shown(total(counted, "loads")),
         _gauge(process.gauges.get("size/memory"), size), str(process.caches), _span(now - process.started),
         f"{_span(now - process.written)} ago", process.status,
@@ -216,8 +216,8 @@ def _reasons(figures: SharedFigures) -> list[str]:
         for reason in process.reasons:
             found.setdefault((reason.status, reason.tier), []).append(f"{reason.message}: {reason.remedy}")
     return [
-        _text(f"{status}: {messages[0]}") + (f" (and {len(messages) - 1} more)" if len(messages) > 1 else "")
-        for (status, _), messages in sorted(found.items())
+        escaped(f"{status}: {first}") + (f" (and {len(others)} more)" if others else "")
+        for (status, _), (first, *others) in sorted(found.items())
     ]
 
 
@@ -446,8 +446,3 @@ def _span(seconds: float) -> str:
         if seconds >= 2 * span:
             return f"{seconds / span:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
-
-
-def _text(text: str) -> str:
-    """Return a text of another process without control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
+from functools import lru_cache, partial
 from types import FunctionType, ModuleType
 from weakref import ref
 
@@ -89,21 +89,25 @@ def found(variables: Variables, name: str) -> object:
     return part
 
 
-def module_name(named: Named) -> str:
+def module_name(named: Named, home: Variables | None = None) -> str:
     """Return the name of the module of a class or function in keys.
 
     The main program is named by its file, by its real name with -m, or by the working directory of a shell.
     A script that another program runs is named by its file, too.
+
+    Args:
+        named: The class or function.
+        home: What `home_of` has returned for it; None if it was not asked.
     """
     known = _names.get(named)
     if known is not None:
         return known
     module: str | None = named.__module__
-    variables = home_of(named)
+    variables = home_of(named) if home is None else home
     if module in _MAIN:
         name = _name_of_main(variables or vars(_main()))
     elif variables.get("__spec__") is None and variables.get("__file__") is not None:
-        name = os.path.realpath(variables["__file__"])
+        name = _real(variables["__file__"])
     else:
         return module or "<exec>"
     return _names.keep(named, name)
@@ -116,12 +120,20 @@ def _name_of_main(variables: Variables) -> str:
     if spec is not None and spec.name != "__main__":
         name = str(spec.name)
     elif variables.get("__file__") is not None:
-        name = os.path.realpath(variables["__file__"])
+        name = _real(variables["__file__"])
     else:
         known = _of_main.get(main) if variables is vars(main) else None
         # Python leaves the loader of a main program that has ended. A console has none for what it runs.
         return known if known is not None and variables.get("__loader__") is not None else shell()
     return _of_main.keep(main, name) if variables is vars(main) else name
+
+
+def _real(file: str) -> str:
+    """Return the path of the file of a program, which each decorated function asks for."""
+    return _real_of_absolute(file) if os.path.isabs(file) else os.path.realpath(file)
+
+
+_real_of_absolute: Final = lru_cache(64)(os.path.realpath)
 
 
 def _main() -> ModuleType:

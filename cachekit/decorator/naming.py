@@ -44,14 +44,15 @@ def class_name(kind: type, *, to_be_found: bool = False) -> str:
     module, name = kind.__module__, kind.__qualname__
     if "<locals>" in name:
         raise Unkeyable(f"the class {name} is defined inside a function, which may create several")
-    there = found(home_of(kind), name)
+    home = home_of(kind)
+    there = found(home, name)
     # The class of functions, for one, is nowhere.
     is_builtin = module == "builtins" and not is_python_class(kind)
     if there is not kind and (to_be_found or there is not None) and not is_builtin:
         raise Unkeyable(f"the class {module}.{name} is not what its module has under that name")
     if is_gone(kind):
         raise Unkeyable(f"the class {name} is of a script that has ended")
-    return qualified_name(kind)
+    return f"{module_name(kind, home)}.{name}"
 
 
 def qualified_name(named: type | FunctionType) -> str:

@@ -139,8 +139,8 @@ class Flights:
     def join(self, key: str, *, in_background: bool = False) -> tuple[Flight | None, bool]:
         """Return the flight of a key, and whether the caller leads it.
 
-        A flight that takes the place of an overdue one has twice its patience. Calls in the background that
-        never end are so few, whereas each other call has a client that waits for it.
+        A flight that takes the place of an overdue one has twice its patience. In this way few calls hang in
+        the background. Each other call has a client that waits for it.
 
         Returns:
             No flight if the last response of the key was for one request, so that none waits for another.

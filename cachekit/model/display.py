@@ -18,8 +18,6 @@ _PLAIN: Final = (bool, int, float)
 _LONGEST_NUMBER: Final = 10
 _LONGEST_NAME: Final = 20
 _LONGEST_REPR: Final = 500
-#: The characters that a terminal obeys, C0, DEL and C1, and how they are shown.
-_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def shows_keys() -> bool:
@@ -104,8 +102,10 @@ def _is_number(text: str) -> bool:
 
 
 def escaped(text: str) -> str:
-    """Return a text from the outside with escapes for control characters, which a terminal would obey."""
-    return text.translate(_CONTROLS)
+    """Return a text from the outside with escapes for what cannot be seen, which a terminal may obey."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def without_login(text: str) -> str:
@@ -121,12 +121,6 @@ def without_login(text: str) -> str:
             address, found, _ = text.partition(mark)
             text = f"{address}{found}***" if found else text
     return text
-
-
-def is_url(text: str) -> bool:
-    """Return whether a text is a URL, or a mistyped one with a login such as `redis:/:password@host`."""
-    has_login = without_login(text) != text
-    return "://" in text or (has_login and not text.startswith(("/", ".", "~")) and not os.path.lexists(text))
 
 
 def shown_url(url: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Final, final
 from urllib.parse import SplitResult, urlsplit
@@ -101,21 +102,19 @@ class DynamoDBStore:
                     tcp_keepalive=True,
                 )
                 session = Session(profile_name=self._profile, region_name=self._region)
-                try:
-                    client = session.client("dynamodb", endpoint_url=self._endpoint, config=config)
-                except ValueError as error:  # it refuses some endpoints with that
-                    raise TierUnavailableError(f"{self!r} failed: {type(error).__name__}: {error}") from error
+                client = session.client("dynamodb", endpoint_url=self._endpoint, config=config)
                 # The driver has no public name for the options of its sockets.
                 client._endpoint.http_session._socket_options.append(DISCARD_UNSENT)
                 self._client = client
             return self._client
 
-    def _ask(self, operation: str, again: bool, **arguments: Any) -> Any:
+    def _ask(self, operation: str, again: Callable[[], dict[str, Any]] | None, **arguments: Any) -> Any:
         """Return the answer to a request; None if its condition does not hold.
 
         Args:
             operation: the client's method.
-            again: whether to ask once more if a connection broke. A second try may find its own first one.
+            again: returns the arguments of a second try, if a connection broke. It may find its own first
+                one. None for no second try.
             arguments: those of the method.
         """
         from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError, NoCredentialsError
@@ -124,12 +123,12 @@ class DynamoDBStore:
             raise CacheClosedError("this tier was closed; make a new one")
         try:
             return getattr(self._connected(), operation)(**arguments)
-        except (BotoCoreError, ClientError, OSError) as error:
+        except (BotoCoreError, ClientError, OSError, ValueError) as error:  # the last for some endpoints
             struck = interrupt_behind(error)
             if struck is not None:
                 raise struck from None
-            if again and isinstance(error, ConnectionClosedError):
-                return self._ask(operation, False, **arguments)
+            if again is not None and isinstance(error, ConnectionClosedError):
+                return self._ask(operation, None, **again())
             code, said = _answered(error) if isinstance(error, ClientError) else ("", "")
             if isinstance(error, NoCredentialsError) or code in _NOT_LET_IN:
                 self._client = None  # a client looks for credentials once
@@ -158,7 +157,7 @@ class DynamoDBStore:
         asked: Any = {self._table: {"Keys": [{"k": {"S": name}} for name in names], "ConsistentRead": True}}
         found: list[dict[str, Any]] = []
         for _ in range(_ROUNDS):
-            answer = self._ask("batch_get_item", True, RequestItems=asked)
+            answer = self._ask("batch_get_item", partial(dict, RequestItems=asked), RequestItems=asked)
             responses = answer.get("Responses")
             if responses is None:
                 # A connection that is cut within the head of an answer leaves one without content.
@@ -172,18 +171,11 @@ class DynamoDBStore:
 
     def write(self, name: str, data: bytes, life: float | None) -> None:
         """Store an item in place of an older one."""
-        self._ask("put_item", True, **self._put(name, data, life))
+        self.write_either(name, data, lambda: data, life)
 
-    def write_either(self, name: str, data: bytes, other: bytes, life: float | None) -> None:
-        """Store `data` in place of an older item; or `other`, if the connection broke before an answer."""
-        from botocore.exceptions import ConnectionClosedError
-
-        try:
-            self._ask("put_item", False, **self._put(name, data, life))
-        except TierUnavailableError as error:
-            if not isinstance(error.__cause__, ConnectionClosedError):
-                raise
-            self._ask("put_item", False, **self._put(name, other, life))
+    def write_either(self, name: str, data: bytes, other: Callable[[], bytes], life: float | None) -> None:
+        """Store `data` in place of an older item; or `other()`, if the connection broke before an answer."""
+        self._ask("put_item", lambda: self._put(name, other(), life), **self._put(name, data, life))
 
     def add(self, name: str, data: bytes, life: float | None) -> bool:
         """Store an item if there is none; return whether it was stored."""
@@ -201,7 +193,7 @@ class DynamoDBStore:
     ) -> bool:
         compared = {} if values is None else {"ExpressionAttributeValues": values}
         put = self._put(name, data, life)
-        return self._ask("put_item", False, ConditionExpression=condition, **compared, **put) is not None
+        return self._ask("put_item", None, ConditionExpression=condition, **compared, **put) is not None
 
     def _put(self, name: str, data: bytes, life: float | None) -> dict[str, Any]:
         if len(data) > _LARGEST:
@@ -288,7 +280,7 @@ def _checked_table(table: str) -> str:
     return table
 
 
-def _has_port_or_none(parts: SplitResult) -> bool:
+def _is_port_valid(parts: SplitResult) -> bool:
     """Return False if the port is no number, or too large."""
     try:
         return parts.port != 0
@@ -309,6 +301,6 @@ def _checked_place(
         parts = urlsplit(endpoint)
         if "@" in parts.netloc:
             raise ValueError("endpoint must have no user and password; boto3 reads credentials itself")
-        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port_or_none(parts):
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _is_port_valid(parts):
             raise ValueError(f"endpoint must be a URL such as 'https://host:8000', not {safe_repr(endpoint)}")
     return place

@@ -135,16 +135,14 @@ class MemcachedStore:
 
     def write(self, name: str, data: bytes, life: float | None) -> None:
         """Store an item in place of an older one."""
-        self._stored(
-            self._ask(self._home(name), lambda connection: connection.set(name, data, _life(life)), True)
-        )
+        self.write_either(name, data, lambda: data, life)
 
-    def write_either(self, name: str, data: bytes, other: bytes, life: float | None) -> None:
-        """Store `data` in place of an older item; or `other`, if the connection broke before an answer."""
-        tries = iter((data, other))
+    def write_either(self, name: str, data: bytes, other: Callable[[], bytes], life: float | None) -> None:
+        """Store `data` in place of an older item; or `other()`, if the connection broke before an answer."""
+        tries = iter((lambda: data, other))
         self._stored(
             self._ask(
-                self._home(name), lambda connection: connection.set(name, next(tries), _life(life)), True
+                self._home(name), lambda connection: connection.set(name, next(tries)(), _life(life)), True
             )
         )
 

@@ -3,7 +3,7 @@
 The store has six calls; the tier does everything else.
 """
 
-from cachekit.tiers.polled.store import Item, PolledStore
+from cachekit.tiers.polled.store import Item, PolledStore, RetryingStore
 from cachekit.tiers.polled.tier import PolledTier
 
-__all__ = ["Item", "PolledStore", "PolledTier"]
+__all__ = ["Item", "PolledStore", "PolledTier", "RetryingStore"]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final, NamedTuple, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
@@ -286,7 +287,7 @@ class Entries:
         if self._retrying is None:
             self._store.write(name, data, life)
         else:
-            self._retrying.write_either(name, data, renewed(data), life)
+            self._retrying.write_either(name, data, partial(renewed, data), life)
 
     def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:
         """Store an entry as `put` does, unless the key has a live one; return whether it was stored."""

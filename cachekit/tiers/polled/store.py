@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 
@@ -54,8 +54,8 @@ class PolledStore(Protocol):
 class RetryingStore(PolledStore, Protocol):
     """A store that tries a write once more where the connection broke."""
 
-    def write_either(self, name: str, data: bytes, other: bytes, life: float | None) -> None:
-        """Store `data` in place of an older item; or `other`, if the connection broke before an answer.
+    def write_either(self, name: str, data: bytes, other: Callable[[], bytes], life: float | None) -> None:
+        """Store `data` in place of an older item; or `other()`, if the connection broke before an answer.
 
         The first try may have been carried out, and another client may have written since. So the second
         try must not bring the token of the first one back.

@@ -230,6 +230,9 @@ class Entries:
         """
         tags = entries[0].tags
         if len(entries) == 1:
+            if not tags:
+                self.put_one(entries[0], ServerTokens(fresh(), {}))
+                return
             tokens = self._store.foreseen_tokens(tags)
             if tokens is not None and self._put_if_foreseen(entries[0], tokens):
                 return

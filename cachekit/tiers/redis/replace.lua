@@ -11,8 +11,8 @@
 -- ARGV     then the token that each tag must have; or nothing, if they may have any
 --
 -- Returns 1; or 0 if another value, or token, than the one that may be replaced is stored, or if a tag has
--- another token, and nothing was changed. That is published as well: a missing number counts as a loss, and the fleet would drop all copies
--- in memory.
+-- another token, and nothing was changed. That is published as well: a missing number counts as a loss, and the
+-- fleet would drop all copies in memory.
 -- Running it twice has the effect of running it once. With a token that may be replaced, it recognises the
 -- second run by its own token.
 

@@ -378,10 +378,7 @@ class RedisCache(ServerMethods):
 
     @asks_server
     def _put_now(self, entries: Sequence[CacheEntry]) -> None:
-        if len(entries) == 1 and not entries[0].tags:
-            self._entries.put_one(entries[0], ServerTokens(fresh(), {}))
-        else:
-            self._entries.put_now(entries)
+        self._entries.put_now(entries)
 
     @asks_server
     def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:  # noqa: ARG002  # as `put`
